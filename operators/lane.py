@@ -1,0 +1,60 @@
+"""What the lane runtime asks of a domain logic, and nothing more. The runtime knows Kafka and no domain; a logic the reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from schemas.chunk import Capture, Chunk, Records
+
+
+class LaneLogic(Protocol):
+    """The logic and the state of one lane. The clock comes in as `now_ns`; nothing is read from outside."""
+
+    def process(self, chunk: Chunk, now_ns: int) -> list[Records]:
+        """Fold a chunk into the state; return what to publish. Bad records are published as dead letters, never raised."""
+        ...
+
+    def tick(self, now_ns: int) -> list[Records]:
+        """Let due clocks act; called once before each capture, and now and then while idle."""
+        ...
+
+    def capture(self) -> Capture:
+        """Return the state change since the last capture and start the next one. Called at a commit, after `tick`."""
+        ...
+
+    def committed(self, seq: int, offset: int) -> None:
+        """Learn that capture `seq` is durable in the changelog, its first record at `offset`."""
+        ...
+
+    def obsolete_before(self) -> int | None:
+        """Return the changelog offset below which nothing is needed for a restore any more, or None."""
+        ...
+
+    def restore(self, records: Iterable[tuple[int, bytes]]) -> None:
+        """Rebuild the state from the changelog's (offset, value) pairs, oldest first. Called once, before anything else."""
+        ...
+
+    def positions(self) -> dict[str, int]:
+        """Return, for each input topic, the offset after the last record folded into the state (absent: none yet)."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Return the balance counters (monotone totals and gauges) for metrics."""
+        ...
+
+    def dirty(self) -> bool:
+        """Return whether a capture now would write anything."""
+        ...
+
+
+class BroadcastLogic(Protocol):
+    """A table every lane of a worker reads: market data, policies. Written only by the runtime's broadcast reader."""
+
+    def apply(self, chunk: Chunk) -> None:
+        """Fold a chunk of a broadcast topic in. Bad records are counted and left out."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Return counters for metrics."""
+        ...
