@@ -98,7 +98,8 @@ def _unwrap(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any], bool]
         origin = get_origin(annotation)
         if origin is Annotated:
             annotation, *extra = get_args(annotation)
-            metadata = [*metadata, *extra]
+            for item in extra:  # pydantic unpacks a Field only outside a union
+                metadata = [*metadata, *(item.metadata if isinstance(item, FieldInfo) else [item])]
         elif origin in (Union, types.UnionType):
             members = [m for m in get_args(annotation) if m is not type(None)]
             if len(members) != 1:
@@ -141,7 +142,9 @@ class _Builder:
         elif get_origin(kind) is list:
             low = max((m.min_length for m in metadata if isinstance(m, MinLen)), default=0)
             high = max((m.max_length for m in metadata if isinstance(m, MaxLen)), default=0)
-            item, _, _ = _unwrap(get_args(kind)[0], [])
+            item, _, item_nullable = _unwrap(get_args(kind)[0], [])
+            if item_nullable:
+                raise TypeError(f"{path}: a list with null elements has no columnar form")
             self.add(path, name, Spec("list", min_len=low, max_len=high), required, nullable, parent, item=layout_of(item))
         elif get_origin(kind) is Literal:
             values = typing.cast(tuple[str, ...], get_args(kind))

@@ -1,0 +1,133 @@
+"""`hedgerow run`: one worker of a flow in this process, or several processes under the supervisor.
+
+May not hold what a flow or the runtime does. Everything a worker needs is checked before its first heavy import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from connectors.topics import blocking_problems
+from flows.settings import FILE_VARIABLE, Settings, SettingsError, variable
+from flows.supervisor import EXIT_STARTUP, GIVE_UP_AFTER, Supervisor, WorkerSpec
+from schemas import registry
+
+if TYPE_CHECKING:
+    from connectors.kafka import SessionConfig
+    from flows.runtime import Flow
+
+FLOWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "execution": (
+        "flows.execution",
+        (*registry.EXECUTION_INPUTS, *registry.EXECUTION_BROADCAST, *registry.EXECUTION_OUTPUTS, registry.EXECUTION_CHANGELOG),
+    ),
+}
+"""The flows: the module that offers `build(settings) -> Flow`, and the topics that must be there."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hedgerow run`."""
+    parser.add_argument("flows", nargs="+", choices=tuple(FLOWS), metavar="FLOW", help=f"one or more of: {', '.join(FLOWS)}")
+    parser.add_argument("--workers", type=int, metavar="N", help="run N workers of each flow under a supervisor that restarts them")
+    parser.add_argument("--worker", metavar="NAME", help="this worker's name, stable over restarts (HEDGEROW_WORKER; default FLOW-0)")
+    parser.add_argument("--group", metavar="NAME", help="consumer group (HEDGEROW_GROUP; default hedgerow-FLOW)")
+    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics (HEDGEROW_METRICS_PORT; 0: off)")
+    parser.add_argument(
+        "--give-up-after",
+        type=int,
+        default=GIVE_UP_AFTER,
+        metavar="N",
+        help=f"with --workers: stop all after N failures of one in a row, each within a minute (default {GIVE_UP_AFTER}; 0: never)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the workers until they end or are asked to; return the exit code."""
+    settings: Settings = args.settings
+    logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    flows = list(dict.fromkeys(args.flows))
+    supervised = args.workers is not None or len(flows) > 1
+    if supervised:
+        _check_supervised(settings, flows, 1 if args.workers is None else args.workers, args.give_up_after)
+    for flow in flows:
+        problems = blocking_problems(settings.bootstrap, settings.client_config(), FLOWS[flow][1])
+        for problem in problems:
+            print(f"hedgerow: {problem}", file=sys.stderr)
+        if problems:
+            return EXIT_STARTUP
+    if supervised:
+        specs = worker_specs(settings, flows, args.workers or 1, args.settings_file)
+        return Supervisor(specs, give_up_after=args.give_up_after).run()
+    return run_worker(settings, flows[0])
+
+
+def run_worker(settings: Settings, flow: str) -> int:
+    """Run one worker of `flow` in this process until it ends; return its exit code."""
+    from flows.runtime import run_flow
+
+    built = importlib.import_module(FLOWS[flow][0]).build(settings)
+    return run_flow(built, session_config(settings, built))
+
+
+def session_config(settings: Settings, flow: Flow) -> SessionConfig:
+    """Return what the Kafka session of a worker of `flow` needs, from the settings."""
+    from connectors.kafka import SessionConfig
+
+    return SessionConfig(
+        bootstrap=settings.bootstrap,
+        client=settings.client_config(),
+        group_id=settings.group_of(flow.name),
+        worker=settings.worker_of(flow.name),
+        inputs=flow.inputs,
+        outputs=flow.outputs,
+        broadcast=flow.broadcast,
+        changelog=flow.changelog,
+        commit_interval_ms=settings.commit_interval_ms,
+        max_chunk_records=settings.max_chunk_records,
+        lane_pause_bytes=settings.lane_pause_bytes,
+        session_timeout_ms=settings.session_timeout_ms,
+        transaction_timeout_ms=settings.transaction_timeout_ms,
+        truncate_interval_ms=settings.trim_interval_s * 1_000,
+        broadcast_lookback_ms=settings.broadcast_lookback_s * 1_000 or None,
+        tape_wait_ms=settings.tape_wait_ms,
+        metrics_port=settings.metrics_port,
+        metrics_host=settings.metrics_host,
+    )
+
+
+def _check_supervised(settings: Settings, flows: list[str], workers: int, give_up_after: int) -> None:
+    problems = []
+    if not 1 <= workers <= 256:
+        problems.append(f"--workers: must be 1 to 256, not {workers}")
+    if give_up_after < 0:
+        problems.append(f"--give-up-after: must be at least 0, not {give_up_after}")
+    if settings.worker is not None:
+        problems.append(f"{variable('worker')}: cannot be set with several workers; they are named FLOW-0, FLOW-1, ...")
+    if settings.group is not None and len(flows) > 1:
+        problems.append(f"{variable('group')}: cannot be set with several flows; each needs a group of its own")
+    if settings.metrics_port and settings.metrics_port + len(flows) * workers - 1 > 65_535:
+        problems.append(f"{variable('metrics_port')}: {settings.metrics_port} leaves no ports for {len(flows) * workers} workers")
+    if problems:
+        raise SettingsError(problems)
+
+
+def worker_specs(settings: Settings, flows: list[str], workers: int, settings_file: Path | None) -> list[WorkerSpec]:
+    """Return the supervised workers: named FLOW-0 to FLOW-(workers - 1), worker n of all with metrics port + n."""
+    common = {variable("kafka"): settings.bootstrap}
+    if settings_file is not None:
+        common[FILE_VARIABLE] = str(settings_file.absolute())
+    if settings.group is not None:
+        common[variable("group")] = settings.group
+    specs: list[WorkerSpec] = []
+    for flow in flows:
+        for number in range(workers):
+            name = f"{flow}-{number}"
+            port = settings.metrics_port + len(specs) if settings.metrics_port else 0
+            own = {variable("worker"): name, variable("metrics_port"): str(port)}
+            specs.append(WorkerSpec(name, (sys.executable, "-m", "flows", "run", flow), common | own))
+    return specs

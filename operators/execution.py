@@ -1,0 +1,780 @@
+"""The execution flow's logic for one lane: chunks in, records out, state in a ledger. Wiring of the kernels; decides nothing itself.
+
+Rules: docs/reconciliation.md. The hot path is decode (one call a chunk), reconcile (one kernel call a chunk, more only when a report wakes
+others), encode (one call an output). Per-record Python runs only for dead letters, parked and woken reports, and operators' decisions.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from operators import context as c
+from operators import fold, reconcile
+from operators import slots as s
+from operators.memory import Map, Memory
+from operators.publish import LEVEL_EXPIRED, QUERIES, audit, wait_counter
+from operators.scaled import average
+from schemas.chunk import Bytes, Capture, Chunk, Ints, Records, join
+from schemas.codec import Batch, compile_decoder, compile_encoder
+from schemas.execution import AliasMessage, AuditMessage, ComplianceAlertMessage, ExecutionReportMessage, FillMessage, HoldDecisionMessage
+from schemas.fields import NULL
+from schemas.hashing import hex_into, sha256_into
+from schemas.jit import njit
+from schemas.orders import OrderAckMessage, RouteIntentMessage
+from schemas.reasons import Reason, replayable, stage_of
+from schemas.reference import Reference
+from schemas.registry import EXECUTION_INPUTS
+from schemas.times import rfc3339
+from state import ledger as g
+from state.changelog import StateMismatch
+from state.ledger import ExecutionLedger
+from state.quotes import Quotes
+
+SENDER = "agent.execution"
+TTL_MS = 600_000
+BATCH = 2048
+"""Records reconciled between two reservations of memory."""
+EVICT_ROWS = 2048
+"""Rows looked at per tick for what is past its horizon."""
+KEEP_ORDER_DAYS = 40
+
+REPORTS, ROUTES, ACKS, HOLDS, ALIASES = range(5)
+TOPICS = list(EXECUTION_INPUTS)
+MODELS = (ExecutionReportMessage, RouteIntentMessage, OrderAckMessage, HoldDecisionMessage, AliasMessage)
+NAMESPACE = uuid.UUID("2b7e1516-28ae-42a6-9b1c-f0d35d8a4e52")
+_DETAIL = {
+    Reason.venue_unknown: "the venue is not in the reference data",
+    Reason.account_unknown: "the reference data does not list this account at this venue",
+    Reason.instrument_unknown: "the instrument is not in the reference data",
+    Reason.precision_exceeds_scale: "a quantity or price has more decimals than the instrument allows; nothing is ever rounded",
+    Reason.field_invalid: "a scaled quantity or price is 2^62 or more",
+    Reason.event_ts_future: "event_ts_ns is more than 60 s after recv_ts_ns, or recv_ts_ns more than 60 s after now",
+    Reason.timestamp_invalid: "trade_date is no date, or more than a day after the UTC date of event_ts_ns",
+    Reason.exec_id_missing: "exec_id is required on TRADE, BUST, CORRECT and FEE_UPDATE",
+    Reason.field_missing: "exec_ref_id (BUST, CORRECT) or last_qty (TRADE, CORRECT) is missing",
+    Reason.side_invalid: "side is required on TRADE",
+    Reason.zero_qty_trade: "last_qty is 0",
+    Reason.price_missing: "last_px is required on TRADE and CORRECT",
+    Reason.price_out_of_contract: "last_px is not above zero",
+    Reason.beyond_dedup_horizon: "trade_date is older than the venue's dedup horizon: a repeat could not be told from a new fill",
+    Reason.correlation_conflict: "correlation_id, client_order_id and the alias of the venue's order id do not agree",
+    Reason.intent_conflict: "another order was already routed under this correlation_id",
+    Reason.exec_conflict: "the execution id is known with other content; the first fact stands, the order is held",
+    Reason.chain_fork: "what it refers to was already corrected or busted by another report",
+    Reason.chain_cycle: "it refers to itself, or to a report that waits for it",
+    Reason.chain_dead: "what it refers to was busted",
+    Reason.ref_not_trade: "what it refers to is not an execution",
+    Reason.ref_cross_order: "what it refers to belongs to another order",
+    Reason.order_unknown_expired: "no routed order with its correlation came within 120 s",
+    Reason.uncorrelated_expired: "no acknowledgement told what order it belongs to within 120 s",
+    Reason.ref_unknown_expired: "what it refers to did not come within 24 h; if it comes, it will still be met",
+    Reason.operator_rejected: "an operator rejected it",
+}
+
+
+@njit
+def gather(first: Bytes, second: Bytes, rows: Ints, slot: int) -> tuple[Bytes, Ints]:
+    """Return (bytes end to end, bounds) of a text column: the keys of the records."""
+    n = len(rows)
+    bounds = np.zeros(n + 1, np.int64)
+    for i in range(n):
+        bounds[i + 1] = bounds[i] + rows[i, slot + 1]
+    out = np.empty(bounds[n], np.uint8)
+    for i in range(n):
+        start, length = rows[i, slot], rows[i, slot + 1]
+        if start >= 0:
+            out[bounds[i] : bounds[i + 1]] = first[start : start + length]
+        else:
+            out[bounds[i] : bounds[i + 1]] = second[-start - 1 : -start - 1 + length]
+    return out, bounds
+
+
+@njit
+def chain(data: Bytes, bounds: Ints, marker: Bytes, previous: Ints) -> None:
+    """Write the hash of the record before into each record; `previous` `(4,)` holds the last one's hash as raw bytes, before and after."""
+    raw = previous.view(np.uint8)
+    m = len(marker)
+    for i in range(len(bounds) - 1):
+        at = bounds[i]
+        while True:
+            found = True
+            for j in range(m):
+                if data[at + j] != marker[j]:
+                    found = False
+                    break
+            if found:
+                break
+            at += 1
+        if previous[0] != 0 or previous[1] != 0:
+            hex_into(raw, 0, 32, data, at + m)
+        sha256_into(data, bounds[i], bounds[i + 1] - bounds[i], raw, 0)
+
+
+_QUOTE_ENTRIES = (
+    "q_ts", "q_bid", "q_ask", "q_snap_hi", "q_snap_lo", "q_full", "q_head", "q_kept", "q_watermark", "q_overwritten", "q_tape", "q_counters",
+)  # fmt: skip
+_INPUT_ENTRIES = tuple(f"in_{name}" for name in c.Input._fields)
+_MARKER = np.frombuffer(b'"prev_sha256":"', np.uint8)
+_NO_BYTES = np.zeros(0, np.uint8)
+
+
+class ExecutionLogic:
+    """One lane of the execution flow (operators.lane.LaneLogic).
+
+    lane, n_lanes: partition number and count of the inputs. quotes: the worker's tape, indexed as `reference.instruments`; None: every
+    benchmark is missing.
+    """
+
+    def __init__(self, lane: int, n_lanes: int, reference: Reference, quotes: Quotes | None = None) -> None:
+        self.lane = lane
+        self.n_lanes = n_lanes
+        self.reference = reference
+        self.quotes = quotes or Quotes(len(reference.instruments), 2)
+        self.ledger = ExecutionLedger()
+        self._ref = c.compile_reference(reference)
+        self._names = [Reason(i).name if i in set(Reason) else "" for i in range(max(Reason) + 1)]
+        self._out = c.make_output(self._names, TOPICS)
+        self._decoders = [compile_decoder(model) for model in MODELS]
+        common = {"version": "v1", "sender": SENDER, "ttl_ms": TTL_MS}
+        self._fills = compile_encoder(FillMessage, {**common, "type": "execution.event.fill.v1"})
+        self._audits = compile_encoder(
+            AuditMessage, {**common, "type": "audit.event.execution", "payload.policy_hash": reference.fingerprint}
+        )
+        self._alerts = compile_encoder(ComplianceAlertMessage, {**common, "type": "compliance.event.alert.v1"})
+        self._aliases = compile_encoder(AliasMessage, {**common, "type": "execution.state.alias.v1"})
+        self._evicted = [0, 0, 0, 0]
+        self._evicted_day = -1
+        self._records: list[Records] = []
+        self._blank = np.zeros((1, s.REPORT.width), np.int64)
+        self._memory = Memory()
+        self._memory.put_table("reference", self._ref.index)
+        self._memory.put("venues", self._ref.venues)
+        self._memory.put("instruments", self._ref.instruments)
+        self._memory.put("scalars", self.ledger.scalars)
+        for name, array in zip(_QUOTE_ENTRIES, self.quotes.arrays, strict=True):
+            self._memory.put(name, array)
+        self._lay_output()
+
+    # ---- the lane runtime's side -----------------------------------------------------------------------------------
+
+    def process(self, chunk: Chunk, now_ns: int) -> list[Records]:
+        """Fold a chunk into the state; return what to publish."""
+        topic = TOPICS.index(chunk.topic)
+        self._records = []
+        batch = self._decoders[topic].decode(chunk.data, chunk.bounds)
+        for start in range(0, len(chunk), BATCH):
+            self._take(topic, chunk, batch, start, min(start + BATCH, len(chunk)), now_ns)
+        if len(chunk):
+            self.ledger.scalars[g.S_POSITIONS + topic] = int(chunk.offsets[-1]) + 2
+        return self._hand_out()
+
+    def tick(self, now_ns: int) -> list[Records]:
+        """Let due clocks act, and forget a little of what is past its horizon."""
+        self._records = []
+        self._ring(now_ns)
+        self._evict()
+        return self._hand_out()
+
+    def capture(self) -> Capture:
+        """Return the state change since the last capture."""
+        return self.ledger.changelog.capture()
+
+    def committed(self, seq: int, offset: int) -> None:
+        """Learn that a capture is durable at an offset of the changelog."""
+        self.ledger.changelog.committed(seq, offset)
+
+    def obsolete_before(self) -> int | None:
+        """Return the changelog offset below which nothing is needed."""
+        return self.ledger.changelog.obsolete_before()
+
+    def restore(self, records: Iterable[tuple[int, bytes]]) -> None:
+        """Rebuild the state; raises StateMismatch when the reference data lacks a venue or instrument the state has orders in."""
+        self.ledger.changelog.restore(records)
+        missing = int(reconcile.remap(self._lay(self._nothing(0))))
+        if missing >= 0:
+            row = self.ledger.intents.rows[missing]
+            name = row["symbol"][: row["symbol_len"]].tobytes().decode()
+            raise StateMismatch(f"lane {self.lane} has orders in {name}, which the reference data does not list: add it back")
+        if missing < -1:
+            row = self.ledger.orders.rows[-2 - missing]
+            name = row["venue_name"][: row["venue_len"]].tobytes().decode()
+            raise StateMismatch(f"lane {self.lane} has orders at {name}, which the reference data does not list: add it back")
+
+    def positions(self) -> dict[str, int]:
+        """Return, for each input topic read so far, the offset after the last record folded in."""
+        marks = self.ledger.scalars[g.S_POSITIONS : g.S_POSITIONS + len(TOPICS)]
+        return {topic: int(mark) - 1 for topic, mark in zip(TOPICS, marks, strict=True) if mark > 0}
+
+    def counters(self) -> dict[str, int]:
+        """Return the balance, and dead letters by reason as `dlq_<reason>`."""
+        scalars = self.ledger.scalars
+        result = {name: int(scalars[i]) for i, name in enumerate(g.BALANCE)}
+        result["balance_mismatch"] = result["received"] - sum(result[k] for k in g.BALANCE[1:6])
+        for reason in Reason:
+            if 0 < reason < 92 and scalars[g.S_DEAD + reason]:
+                result[f"dlq_{reason.name}"] = int(scalars[g.S_DEAD + reason])
+        result["executions_kept"] = len(self.ledger.execs)
+        result["orders_kept"] = len(self.ledger.orders)
+        return result
+
+    def dirty(self) -> bool:
+        """Return whether a capture now would write anything."""
+        return self.ledger.changelog.dirty
+
+    # ---- taking a chunk ----------------------------------------------------------------------------------------------
+
+    def _take(self, topic: int, chunk: Chunk, batch: Batch, start: int, stop: int, now_ns: int) -> None:
+        part = slice(start, stop)
+        inp = self._input(topic, batch, part, chunk.offsets[part], None, now_ns)
+
+        def original(record: int) -> tuple[bytes, bytes]:
+            i = start + record
+            return (
+                chunk.keys[chunk.key_bounds[i] : chunk.key_bounds[i + 1]].tobytes(),
+                chunk.data[chunk.bounds[i] : chunk.bounds[i + 1]].tobytes(),
+            )
+
+        def explain(record: int) -> str:
+            return self._decoders[topic].explain(batch, start + record, chunk.data, chunk.bounds)
+
+        if topic == HOLDS:
+            self._decide_holds(inp, original, explain)
+            return
+        legs = batch.children["payload.routing_plan"].rows if topic == ROUTES else self._blank
+        self._run(topic, inp, original, explain, now_ns, 0, legs)
+
+    def _input(self, topic: int, batch: Batch, part: slice, offsets: Ints, pend: Ints | None, now_ns: int) -> c.Input:
+        return c.Input(
+            batch.rows[part],
+            batch.arena,
+            batch.ok[part],
+            batch.reason[part],
+            offsets,
+            np.full(len(offsets), -1, np.int64) if pend is None else pend,
+            np.array([self.lane, self.n_lanes, topic, now_ns], np.int64),
+        )
+
+    def _run(
+        self,
+        topic: int,
+        inp: c.Input,
+        original: Callable[[int], tuple[bytes, bytes]],
+        explain: Callable[[int], str],
+        now_ns: int,
+        again: int,
+        legs: Ints,
+    ) -> None:
+        at = 0
+        while at < len(inp.ok):
+            self.ledger.reserve(len(inp.ok) - at)
+            m = self._lay(inp, legs)
+            if topic == REPORTS:
+                done = reconcile.reports(m, at, again)
+            elif topic == ROUTES:
+                done = reconcile.routes(m, at)
+            elif topic == ACKS:
+                done = reconcile.acks(m, at)
+            else:
+                done = reconcile.aliases(m, at)
+            woken = self._flush(topic, inp, original, explain)
+            if done == at and not woken:
+                self._grow()
+            at = int(done)
+            if woken:
+                self._take_again(woken, now_ns, again)
+
+    def _take_again(self, heads: list[int], now_ns: int, again: int) -> None:
+        """Take waiting reports whose time has come, in the order they came; what they wake in turn comes after them."""
+        queue = deque([self._unlist(heads)])
+        while queue:
+            waiting = queue.popleft()
+            kept = [self.ledger.kept(pend) for pend in waiting]
+            data, bounds = join([value for _, value in kept])
+            batch = self._decoders[REPORTS].decode(data, bounds)
+            pend = np.array(waiting, np.int64)
+            offsets = self.ledger.pendings.arrays.rows["offset"][pend]
+            inp = self._input(REPORTS, batch, slice(None), offsets, pend, now_ns)
+            at = 0
+            while at < len(waiting):
+                self.ledger.reserve(len(waiting) - at)
+                done = int(reconcile.reports(self._lay(inp), at, again))
+                woken = self._flush(REPORTS, inp, kept.__getitem__, lambda i, b=batch, d=data, e=bounds: self._decoders[0].explain(b, i, d, e))
+                if woken:
+                    queue.append(self._unlist(woken))
+                elif done == at:
+                    self._grow()
+                at = done
+
+    def _unlist(self, heads: list[int]) -> list[int]:
+        rows = self.ledger.pendings.arrays.rows
+        waiting = []
+        for head in heads:
+            at = head
+            while at >= 0:
+                waiting.append(at)
+                following = int(rows[at]["next_pending"])
+                rows[at]["wait"] = -1
+                rows[at]["next_pending"] = -1
+                self.ledger.pendings.touch(at)
+                at = following
+        return waiting
+
+    def _grow(self) -> None:
+        rows = 2 * len(self._out.wakes)
+        self._out = c.make_output(self._names, TOPICS, rows)
+        self._lay_output()
+
+    def _lay(self, inp: c.Input, legs: Ints | None = None) -> Map:
+        """Return the map for a kernel call. Valid until memory is reserved again."""
+        for name, table in self.ledger.tables.items():
+            if name != "pages":
+                self._memory.put_table(name, table.arrays)
+        for name, array in zip(_INPUT_ENTRIES, inp, strict=True):
+            self._memory.put(name, array)
+        self._memory.put("legs", self._blank if legs is None else legs)
+        return self._memory.map
+
+    def _lay_output(self) -> None:
+        for name, array in zip(c.Output._fields, self._out, strict=True):
+            self._memory.put(name, array)
+
+    # ---- what the kernels decided ------------------------------------------------------------------------------------
+
+    def _flush(
+        self, topic: int, inp: c.Input, original: Callable[[int], tuple[bytes, bytes]], explain: Callable[[int], str]
+    ) -> list[int]:
+        """Turn the outputs into records, keep parked bytes, forget what is done; return the heads of lists to take next."""
+        out = self._out
+        n = out.n
+        now_ns = int(inp.where[3])
+        if n[c.N_FILL]:
+            rows = out.fills[: n[c.N_FILL]]
+            data, bounds = self._fills.encode(rows, inp.arena, out.text)
+            keys, key_bounds = gather(inp.arena, out.text, rows, s.F_BOOK)
+            self._records.append(Records("execution.event.fill.v1", data, bounds, keys, key_bounds))
+        if n[c.N_AUDIT]:
+            self._put_audits(inp.arena)
+        if n[c.N_ALERT]:
+            rows = out.alerts[: n[c.N_ALERT]]
+            data, bounds = self._alerts.encode(rows, inp.arena, out.text)
+            keys, key_bounds = join([str(uuid_of(*row)).encode() for row in rows[:, s.C_ORDER : s.C_ORDER + 2].tolist()])
+            self._records.append(Records("compliance.event.alert.v1", data, bounds, keys, key_bounds))
+        if n[c.N_ALIAS]:
+            rows = out.alias_rows[: n[c.N_ALIAS]]
+            data, bounds = self._aliases.encode(rows, inp.arena, out.text)
+            texts = [[out_text(inp.arena, out.text, row, slot) for slot in (s.L_VENUE, s.L_VENUE_ORDER)] for row in rows]
+            keys, key_bounds = join([b"|".join(pair) for pair in texts])
+            self._records.append(Records("execution.state.alias.v1", data, bounds, keys, key_bounds))
+        if n[c.N_REROUTE]:
+            moved = out.reroutes[: n[c.N_REROUTE]].tolist()
+            data, bounds = join([original(record)[1] for record, *_ in moved])
+            keys, key_bounds = join([out.text[start : start + length].tobytes() for _, _, start, length, _ in moved])
+            self._records.append(Records(TOPICS[topic], data, bounds, keys, key_bounds))
+        letters = []
+        for record, reason, pend in out.dlqs[: n[c.N_DLQ]].tolist():
+            key, value = original(record)
+            detail = _DETAIL.get(Reason(reason), "") if inp.ok[record] else explain(record)
+            first = int(self.ledger.pendings.arrays.rows[pend]["first_ns"]) if pend >= 0 else now_ns
+            letters.append(self._letter(Reason(reason), detail, key, value, topic, int(inp.offsets[record]), first, now_ns))
+        self._put_letters(letters)
+        for pend, record in out.parks[: n[c.N_PARK]].tolist():
+            key, value = original(record)
+            first = self.ledger.keep(key, value)
+            row = self.ledger.pendings.arrays.rows[pend]
+            row["page"], row["length"], row["key_length"] = first, len(key) + len(value), len(key)
+        woken: list[int] = out.wakes[: n[c.N_WAKE]].tolist()
+        for pend in out.done[: n[c.N_DONE]].tolist():
+            self.ledger.forget(pend)
+        fixed = n[c.N_FIXED]
+        n[:] = 0
+        n[c.N_TEXT] = n[c.N_FIXED] = fixed
+        return woken
+
+    def _put_audits(self, arena: Bytes) -> None:
+        out = self._out
+        count = out.n[c.N_AUDIT]
+        data, bounds = self._audits.encode(out.audits[:count], arena, out.text)
+        chain(data, bounds, _MARKER, self.ledger.scalars[g.S_AUDIT_HASH : g.S_AUDIT_HASH + 4])
+        key = str(self.lane).encode()
+        keys = np.frombuffer(key * count, np.uint8)
+        key_bounds = np.arange(count + 1, dtype=np.int64) * len(key)
+        self._records.append(Records("audit.event.execution", data, bounds, keys, key_bounds, self.lane))
+
+    def _letter(
+        self, reason: Reason, detail: str, key: bytes, value: bytes, topic: int, offset: int, first_ns: int, now_ns: int
+    ) -> tuple[bytes, bytes]:
+        """Return (key, value) of a dead letter."""
+        identity = str(uuid.uuid5(NAMESPACE, f"dlq:{TOPICS[topic]}:{self.lane}:{offset}:{reason.name}"))
+        correlation = _correlation_of(key)
+        payload: dict[str, Any] = {
+            "reason": reason.name,
+            "stage": stage_of(reason).name,
+            "detail": detail[:512],
+            "retryable": replayable(reason),
+            "original": base64.b64encode(value).decode(),
+            "source": {"topic": TOPICS[topic], "partition": self.lane, "offset": offset},
+            "source_key": base64.b64encode(key).decode(),
+            "first_ts_ns": first_ns,
+            "last_ts_ns": now_ns,
+            "attempts": 1,
+        }
+        message: dict[str, Any] = {
+            "msg_id": identity,
+            "type": "dlq.execution",
+            "version": "v1",
+            "ts": rfc3339(now_ns),
+            "ts_ns": now_ns,
+            "ttl_ms": TTL_MS,
+            "sender": SENDER,
+            "idempotency_key": identity,
+            "payload": payload,
+        }
+        if correlation:
+            message["correlation_id"] = payload["correlation_id"] = correlation
+        return key, json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def _put_letters(self, letters: list[tuple[bytes, bytes]]) -> None:
+        if letters:
+            data, bounds = join([value for _, value in letters])
+            keys, key_bounds = join([key for key, _ in letters])
+            self._records.append(Records("dlq.execution", data, bounds, keys, key_bounds))
+
+    def _hand_out(self) -> list[Records]:
+        """Return the records made since the call began, one `Records` per topic, audit in chain order."""
+        by_topic: dict[tuple[str, int | None], list[Records]] = {}
+        for records in self._records:
+            by_topic.setdefault((records.topic, records.partition), []).append(records)
+        self._records = []
+        return [_merge(parts) for parts in by_topic.values()]
+
+    # ---- clocks ------------------------------------------------------------------------------------------------------
+
+    def _note(self, reason: Reason, outcome: int, order: int, now_ns: int, offset: int = -1) -> None:
+        """Write one audit record that no input at hand caused."""
+        inp = self._nothing(now_ns)
+        work = self._out.work
+        work[c.W_REC], work[c.W_INTENT] = -1, -1
+        audit(self._lay(inp), int(reason), outcome, order, -1, 0, NULL, NULL)
+        self._out.audits[self._out.n[c.N_AUDIT] - 1, s.U_OFFSET] = offset
+
+    def _nothing(self, now_ns: int) -> c.Input:
+        return c.Input(
+            self._blank,
+            _NO_BYTES,
+            np.zeros(1, np.bool_),
+            np.zeros(1, np.int16),
+            np.full(1, -1, np.int64),
+            np.full(1, -1, np.int64),
+            np.array([self.lane, self.n_lanes, REPORTS, now_ns], np.int64),
+        )
+
+    def _ring(self, now_ns: int) -> None:
+        pendings = self.ledger.pendings.rows
+        due = np.flatnonzero((pendings["live"] == 1) & (pendings["due_ns"] > 0) & (pendings["due_ns"] <= now_ns))
+        due = due[np.argsort(pendings["khi"][due])]
+        clocks = self.ledger.clocks.rows
+        rung = np.flatnonzero((clocks["live"] == 1) & (clocks["due_ns"] > 0) & (clocks["due_ns"] <= now_ns))
+        if not len(due) and not len(rung):
+            return
+        letters: list[tuple[bytes, bytes]] = []
+        for at, pend in enumerate(due.tolist()):
+            if at % 256 == 0:
+                self._flush_notes(now_ns)
+            self._ring_pending(pend, now_ns, letters)
+        for clock in rung.tolist():
+            self._flush_notes(now_ns)
+            self._ring_clock(clock, now_ns)
+        self._flush_notes(now_ns)
+        self._put_letters(letters)
+
+    def _flush_notes(self, now_ns: int) -> None:
+        self._flush(REPORTS, self._nothing(now_ns), lambda _: (b"", b""), lambda _: "")
+
+    def _ring_pending(self, pend: int, now_ns: int, letters: list[tuple[bytes, bytes]]) -> None:
+        row = self.ledger.pendings.arrays.rows[pend]
+        reason = Reason(int(row["reason"]))
+        order = int(row["order"])
+        if reason != Reason.ref_unknown and row["level"] == 0:
+            row["level"] = 1
+            row["due_ns"] = row["since_ns"] + reconcile.WAIT_ORDER_NS
+            self.ledger.pendings.touch(pend)
+            self._note(Reason.pending_query, s.OUT_NOTE, order, now_ns, int(row["offset"]))
+            return
+        expired = {
+            Reason.order_unknown: Reason.order_unknown_expired,
+            Reason.uncorrelated: Reason.uncorrelated_expired,
+            Reason.ref_unknown: Reason.ref_unknown_expired,
+        }[reason]
+        key, value = self.ledger.kept(pend)
+        letters.append(self._letter(expired, _DETAIL[expired], key, value, REPORTS, int(row["offset"]), int(row["first_ns"]), now_ns))
+        self._note(expired, s.OUT_DLQ, order, now_ns, int(row["offset"]))
+        scalars = self.ledger.scalars
+        scalars[g.S_PENDING] -= 1
+        scalars[wait_counter(int(reason))] -= 1
+        scalars[g.S_DLQ] += 1
+        scalars[g.S_DEAD + expired] += 1
+        if reason == Reason.ref_unknown:
+            row["level"], row["due_ns"] = LEVEL_EXPIRED, 0
+            self.ledger.pendings.touch(pend)
+            if order >= 0:
+                reconcile.alert_once(self._lay(self._nothing(now_ns)), int(expired), s.SEV_CRITICAL, order)
+            return
+        reconcile.leave_list(self._lay(self._nothing(now_ns)), pend)
+        self.ledger.forget(pend)
+
+    def _ring_clock(self, clock: int, now_ns: int) -> None:
+        row = self.ledger.clocks.arrays.rows[clock]
+        order, level, since = int(row["order"]), int(row["level"]), int(row["since_ns"])
+        m = self._lay(self._nothing(now_ns))
+        self.ledger.clocks.touch(clock)
+        row["level"] = level + 1
+        if row["what"] == g.CLOCK_GAP:
+            if level == 0:
+                self._note(Reason.pending_query, s.OUT_NOTE, order, now_ns)
+                row["due_ns"] = since + 30 * QUERIES
+            elif level == 1:
+                reconcile.alert_once(m, int(Reason.gap_opened), s.SEV_WARN, order)
+                row["due_ns"] = since + 120 * QUERIES
+            else:
+                self._note(Reason.gap_expired, s.OUT_NOTE, order, now_ns)
+                reconcile.alert_once(m, int(Reason.gap_expired), s.SEV_CRITICAL, order)
+                row["due_ns"] = 0
+            return
+        if level == 0:
+            self._note(Reason.confirm_late, s.OUT_NOTE, order, now_ns)
+            row["due_ns"] = int(row["due_ns"]) + max(int(row["due_ns"]) - since, 1)
+        else:
+            self._note(Reason.confirm_expired, s.OUT_NOTE, order, now_ns)
+            reconcile.alert_once(m, int(Reason.confirm_expired), s.SEV_WARN, order)
+            row["due_ns"] = 0
+            self._request_halt(order, now_ns)
+
+    def _request_halt(self, order: int, now_ns: int) -> None:
+        row = self.ledger.orders.arrays.rows[order]
+        venue = row["venue_name"][: row["venue_len"]].tobytes().decode()
+        identity = str(uuid.uuid5(NAMESPACE, f"halt:{int(row['khi']):x}:{int(row['klo']):x}"))
+        intent = self.ledger.intents.arrays.rows[row["intent"]]
+        message = {
+            "msg_id": identity,
+            "type": "execution.request.halt.v1",
+            "version": "v1",
+            "ts": rfc3339(now_ns),
+            "ts_ns": now_ns,
+            "ttl_ms": TTL_MS,
+            "correlation_id": str(uuid_of(int(row["corr_hi"]), int(row["corr_lo"]))),
+            "sender": SENDER,
+            "idempotency_key": identity,
+            "payload": {
+                "venue": venue,
+                "reason": Reason.confirm_expired.name,
+                "order_id": str(uuid_of(int(intent["order_hi"]), int(intent["order_lo"]))),
+                "requested_ns": now_ns,
+            },
+        }
+        data, bounds = join([json.dumps(message, separators=(",", ":")).encode()])
+        keys, key_bounds = join([venue.encode()])
+        self._records.append(Records("execution.request.halt.v1", data, bounds, keys, key_bounds))
+
+    def _evict(self) -> None:
+        """Look at the next rows of each table; a whole round is made after each new trade date."""
+        newest = int(self.ledger.scalars[g.S_NEWEST_DAY])
+        m = self._lay(self._nothing(0))
+        tables = (self.ledger.execs, self.ledger.matches, self.ledger.intents, self.ledger.aliases)
+        if newest != self._evicted_day:
+            self._evicted_day = newest
+            self._evicted = [0, 0, 0, 0]
+        for i, table in enumerate(tables):
+            start = self._evicted[i]
+            if start >= table.high:
+                continue
+            stop = start + EVICT_ROWS
+            if i == 0:
+                reconcile.evict_executions(m, start, stop)
+            elif i == 1:
+                reconcile.evict_matches(m, start, stop)
+            elif i == 2:
+                reconcile.evict_orders(m, start, stop, KEEP_ORDER_DAYS)
+            else:
+                reconcile.evict_aliases(m, start, stop, KEEP_ORDER_DAYS)
+            self._evicted[i] = stop
+
+    # ---- operators' decisions ----------------------------------------------------------------------------------------
+
+    def _decide_holds(self, inp: c.Input, original: Callable[[int], tuple[bytes, bytes]], explain: Callable[[int], str]) -> None:
+        """Take operators' decisions; rare, so one at a time."""
+        scalars = self.ledger.scalars
+        now_ns = int(inp.where[3])
+        for i in range(len(inp.ok)):
+            self.ledger.reserve(1)
+            scalars[g.S_RECEIVED] += 1
+            work = self._out.work
+            work[c.W_REC], work[c.W_PEND], work[c.W_INTENT] = i, -1, -1
+            m = self._lay(inp)
+            reason = Reason(int(inp.reason[i]))
+            row = inp.rows[i]
+            high, low = int(row[HOLD_CORR]), int(row[HOLD_CORR + 1])
+            intent = self.ledger.intents.find(high % 2**64, low % 2**64) if inp.ok[i] else -1
+            if inp.ok[i]:
+                work[c.W_CORR_HI], work[c.W_CORR_LO], work[c.W_CORR_FROM] = high, low, 1
+                if not reconcile.route_by_correlation(m, i):
+                    self._flush(HOLDS, inp, original, explain)
+                    continue
+            if inp.ok[i] and self.ledger.execs.find(int(row[0]) % 2**64, int(row[1]) % 2**64) >= 0:
+                scalars[g.S_DUPLICATE] += 1
+                scalars[g.S_DUP_KIND + Reason.duplicate_replay - Reason.duplicate_transport] += 1
+                continue
+            if inp.ok[i] and intent < 0:
+                reason = Reason.order_unknown_expired
+            if reason != Reason.none:
+                audit(m, int(reason), s.OUT_DLQ, -1, -1, 0, NULL, NULL)
+                key, value = original(i)
+                detail = explain(i) if not inp.ok[i] else "no routed order with this correlation_id is known"
+                self._put_letters([self._letter(reason, detail, key, value, HOLDS, int(inp.offsets[i]), now_ns, now_ns)])
+                scalars[g.S_DLQ] += 1
+                scalars[g.S_DEAD + reason] += 1
+                self._flush(HOLDS, inp, original, explain)
+                continue
+            mark = self.ledger.execs.insert(int(row[0]) % 2**64, int(row[1]) % 2**64)
+            mark_row = self.ledger.execs.arrays.rows[mark]
+            for name in ("order", "root", "parent", "child", "next_exec"):
+                mark_row[name] = -1
+            mark_row["kind"], mark_row["root"] = s.K_ACK, mark
+            mark_row["expires"] = int(scalars[g.S_NEWEST_DAY]) + 35
+            work[c.W_INTENT] = intent
+            reject = int(row[HOLD_ACTION]) == s.HOLD.code("payload.action", "REJECT")
+            verdict = Reason.operator_rejected if reject else Reason.hold_released
+            m = self._lay(inp)
+            audit(m, int(verdict), s.OUT_PUBLISHED, -1, -1, 0, NULL, NULL)
+            scalars[g.S_PUBLISHED] += 1
+            if reject:
+                who = f"{_DETAIL[Reason.operator_rejected]}: {self._text(inp, row, HOLD_OPERATOR)}: {self._text(inp, row, HOLD_WHY)}"
+                self._reject(intent, now_ns, who)
+            reconcile.release(self._lay(inp), intent)
+            woken = self._flush(HOLDS, inp, original, explain)
+            if woken:
+                self._take_again(woken, now_ns, 1)
+
+    def _text(self, inp: c.Input, row: Ints, slot: int) -> str:
+        return inp.arena[row[slot] : row[slot] + row[slot + 1]].tobytes().decode()
+
+    def _reject(self, intent: int, now_ns: int, detail: str) -> None:
+        """Send everything the orders of an intent hold to the DLQ, newest first so that chains come apart link by link."""
+        letters: list[tuple[bytes, bytes]] = []
+        order = int(self.ledger.intents.arrays.rows[intent]["first_order"])
+        scalars = self.ledger.scalars
+        while order >= 0:
+            o = self.ledger.orders.arrays.rows[order]
+            wait = self.ledger.waits.find(int(o["khi"]), int(o["klo"]) ^ g.TAG_HELD)
+            held = self._listed(wait)
+            for pend in reversed(held):
+                row = self.ledger.pendings.arrays.rows[pend]
+                key, value = self.ledger.kept(pend)
+                letters.append(
+                    self._letter(Reason.operator_rejected, detail, key, value, REPORTS, int(row["offset"]), int(row["first_ns"]), now_ns)
+                )
+                if row["exec"] >= 0:
+                    reconcile.take_back(self._lay(self._nothing(now_ns)), int(row["exec"]))
+                scalars[g.S_PENDING] -= 1
+                scalars[g.S_WAIT_HELD] -= 1
+                scalars[g.S_DLQ] += 1
+                scalars[g.S_DEAD + Reason.operator_rejected] += 1
+                reconcile.leave_list(self._lay(self._nothing(now_ns)), pend)
+                self.ledger.forget(pend)
+            order = int(o["next_order"])
+        self._put_letters(letters)
+
+    def _listed(self, wait: int) -> list[int]:
+        waiting = []
+        at = int(self.ledger.waits.arrays.rows[wait]["head"]) if wait >= 0 else -1
+        while at >= 0:
+            waiting.append(at)
+            at = int(self.ledger.pendings.arrays.rows[at]["next_pending"])
+        return waiting
+
+    # ---- for people and tests ----------------------------------------------------------------------------------------
+
+    def order_state(self, correlation_id: str) -> list[dict[str, Any]]:
+        """Return the venue orders of a correlation, in no particular order: quantities as Decimals, status and holds by name."""
+        number = uuid.UUID(correlation_id).int
+        intent = self.ledger.intents.find(number >> 64, number % 2**64)
+        if intent < 0:
+            return []
+        m = self._lay(self._nothing(0))
+        t = self.ledger.intents.arrays.rows[intent]
+        unit = Decimal(1).scaleb(-int(t["qty_scale"]))
+        result = []
+        order = int(t["first_order"])
+        while order >= 0:
+            o = self.ledger.orders.arrays.rows[order]
+            cum, qty = int(o["cum"]), int(fold.order_qty(m, order))
+            mantissa, scale = average(o["not_hi"], o["not_lo"], cum, int(t["px_scale"]))
+            result.append(
+                {
+                    "venue": o["venue_name"][: o["venue_len"]].tobytes().decode(),
+                    "order_qty": qty * unit,
+                    "cum": cum * unit,
+                    "leaves": int(fold.leaves(m, order)) * unit,
+                    "avg_price": Decimal(int(mantissa)).scaleb(-int(scale)),
+                    "status": s.ORD_STATUSES[int(fold.status(m, order))],
+                    "day_cum": int(o["day_cum"]) * unit,
+                    "day_order_qty": (qty - cum + int(o["day_cum"])) * unit,
+                    "held": [HOLD_NAMES[bit] for bit in HOLD_NAMES if int(o["holds"]) & bit],
+                    "gap": int(o["gap"]) * unit,
+                }
+            )
+            order = int(o["next_order"])
+        return result
+
+
+HOLD_NAMES = {
+    g.H_OVERFILL: "overfill",
+    g.H_REGRESSION: "cum_regression",
+    g.H_CONFLICT: "conflict",
+    g.H_SIDE: "side_mismatch",
+    g.H_INSTRUMENT: "instrument_mismatch",
+    g.H_ACCOUNT: "account_mismatch",
+}
+HOLD_CORR = s.HOLD.slot("correlation_id")
+HOLD_ACTION, HOLD_OPERATOR, HOLD_WHY = (s.HOLD.slot(f"payload.{name}") for name in ("action", "operator", "justification"))
+
+
+def uuid_of(high: int, low: int) -> uuid.UUID:
+    """Return a UUID from the two int64 or uint64 halves of a batch."""
+    return uuid.UUID(int=((high % 2**64) << 64) | (low % 2**64))
+
+
+def out_text(first: Bytes, second: Bytes, row: Ints, slot: int) -> bytes:
+    """Return the bytes of a text slot of an output row."""
+    start, length = int(row[slot]), int(row[slot + 1])
+    return (first[start : start + length] if start >= 0 else second[-start - 1 : -start - 1 + length]).tobytes()
+
+
+def _correlation_of(key: bytes) -> str | None:
+    """Return the correlation an input was keyed by, if it was."""
+    try:
+        return str(uuid.UUID(key.decode())) if len(key) == 36 and any(key.strip(b"0-")) else None
+    except (ValueError, UnicodeDecodeError):
+        return None
+
+
+def _merge(parts: list[Records]) -> Records:
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    data, bounds = _end_to_end([(p.data, p.bounds) for p in parts])
+    keys, key_bounds = _end_to_end([(p.keys, p.key_bounds) for p in parts])
+    return Records(first.topic, data, bounds, keys, key_bounds, first.partition)
+
+
+def _end_to_end(parts: list[tuple[Bytes, Ints]]) -> tuple[Bytes, Ints]:
+    sizes = np.cumsum([0] + [int(bounds[-1]) for _, bounds in parts])
+    bounds = [b[1:] + base for (_, b), base in zip(parts, sizes[:-1].tolist(), strict=True)]
+    return np.concatenate([d for d, _ in parts]), np.concatenate([np.zeros(1, np.int64), *bounds])

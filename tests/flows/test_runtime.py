@@ -1,0 +1,364 @@
+"""The lane runtime without a broker: epochs, ticks and commits against a session that only notes what it is told; and its wiring."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from prometheus_client import CollectorRegistry, generate_latest
+
+from connectors.kafka import Aborted, Delta, Session, SessionConfig, StartupError
+from connectors.mock_broker import MockBroker
+from flows.metrics import METRICS, RuntimeCollector
+from flows.runtime import COUNTERS, STEP_IDS, Runtime, _Out, _ranges, _Work
+from flows.supervisor import EXIT_OK
+from schemas.chunk import Chunk, Records, join
+from tests.broker.runtime_toy import ToyTape, names, toy_config, toy_flow
+
+
+def chunk(topic: str, lane: int, first: int, values: list[bytes]) -> Chunk:
+    data, bounds = join(values)
+    keys, key_bounds = join([b"k"] * len(values))
+    return Chunk(topic, lane, data, bounds, np.arange(first, first + len(values), dtype=np.int64), keys, key_bounds, 0)
+
+
+class NotingSession:
+    """Stands where the Kafka session stands: gives what a test puts in, notes what the runtime does."""
+
+    def __init__(self) -> None:
+        self.incoming: list[list[Chunk]] = []
+        self.offer: list[int] | None = [0, 1]
+        self.did: list[Any] = []
+        self.in_transaction = False
+        self.errors = self.truncate_errors = 0
+        self.hold_commit = threading.Event()
+        self.hold_commit.set()
+        self.fail_commit: Exception | None = None
+        self.revoke: Callable[[bool], None] | None = None
+
+    def poll(self, limit: int, timeout_s: float, clock: Any, committing: bool = False) -> list[Chunk]:
+        return self.incoming.pop(0) if self.incoming else []
+
+    def offered(self) -> list[int] | None:
+        return self.offer
+
+    def committed(self, lanes: list[int]) -> dict[tuple[str, int], int]:
+        return {}
+
+    def wait_settled(self, lanes: list[int]) -> dict[int, tuple[int, int]]:
+        return dict.fromkeys(lanes, (0, 0))
+
+    def read_changelog(self, lane: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        return iter(())
+
+    def start_at(self, known: dict[tuple[str, int], int]) -> None:
+        self.offer = None
+
+    def ends(self, lane: int) -> dict[str, int]:
+        return {}
+
+    def pause(self, lane: int) -> None:
+        self.did.append(("pause", lane))
+
+    def resume(self, lane: int) -> None:
+        self.did.append(("resume", lane))
+
+    def produce(self, records: Records) -> None:
+        self.in_transaction = True
+        self.did.append(("produce", len(records)))
+
+    def commit(self, deltas: list[Delta], fault: Any) -> dict[int, int]:
+        assert self.hold_commit.wait(10)
+        if self.fail_commit is not None:
+            raise self.fail_commit
+        self.in_transaction = False
+        self.did.append(("commit", [(delta.lane, delta.moved) for delta in deltas]))
+        return {delta.lane: 0 for delta in deltas}
+
+    def abort(self) -> None:
+        self.in_transaction = False
+        self.did.append(("abort",))
+
+    def leave(self) -> bool:
+        self.did.append(("leave",))
+        return True
+
+    def broadcast_reader(self, now_ns: int) -> None:
+        return None
+
+
+class Bench:
+    """A runtime on a noting session, driven step by step as Bytewax drives it."""
+
+    def __init__(self, **more: Any) -> None:
+        settings = {"commit_interval_ms": 10, "idle_tick_ms": 10_000} | more
+        self.runtime = Runtime(toy_flow("t"), toy_config("nowhere:1", "t", "0", **settings))
+        self.session = NotingSession()
+        self.runtime._session = self.session  # type: ignore[assignment]
+        self.source()  # takes the lanes over
+
+    def source(self) -> list[_Work]:
+        return [work for _, work in self.runtime.source_step()]
+
+    def lanes(self, works: list[_Work]) -> list[_Out]:
+        return [out for work in works for out in self.runtime.lane_step([work])]
+
+    def step(self) -> None:
+        self.runtime.sink_step(self.lanes(self.source()))
+
+    def to_end(self) -> None:
+        """Step until the source says it is done."""
+        try:
+            while True:
+                self.step()
+        except StopIteration:
+            return
+
+    def until(self, what: str, timeout_s: float = 5) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not any(done[0] == what for done in self.session.did):
+            assert time.monotonic() < deadline, self.session.did
+            self.step()
+            time.sleep(0.002)
+
+
+def test_commit_covers_every_lane_and_moves_only_what_was_read() -> None:
+    bench = Bench()
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1", b"2"]), chunk("t.b", 1, 5, [b"3"])]]
+    bench.until("commit")
+    assert bench.session.did == [("produce", 2), ("produce", 1), ("commit", [(0, {"t.a": 2}), (1, {"t.b": 6})])]
+
+
+def test_idle_lanes_make_no_transaction() -> None:
+    bench = Bench(idle_tick_ms=1)
+    for _ in range(20):
+        bench.step()
+        time.sleep(0.001)
+    assert bench.session.did == []
+
+
+def test_items_of_an_older_epoch_are_dropped_everywhere() -> None:
+    bench = Bench()
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])], [chunk("t.a", 0, 1, [b"2"])]]
+    before_lanes = bench.source()
+    before_sink = bench.lanes(bench.source())
+    assert before_lanes
+    assert before_sink
+    bench.runtime._revoked(False)
+    assert bench.lanes(before_lanes) == []
+    bench.runtime.sink_step(before_sink)
+    assert bench.session.did == []
+
+
+def test_revocation_aborts_what_is_open_and_drops_the_lanes() -> None:
+    bench = Bench()
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
+    bench.step()
+    assert bench.session.in_transaction
+    bench.runtime._revoked(False)
+    assert bench.session.did == [("produce", 1), ("abort",)]
+    assert bench.runtime.snapshot()["lanes"] == {}
+
+
+def test_revocation_during_a_commit_waits_for_it_and_publishes_nothing_more() -> None:
+    bench = Bench()
+    bench.session.hold_commit.clear()
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
+    while bench.runtime._commit is None:
+        bench.step()
+    bench.session.incoming = [[chunk("t.a", 0, 1, [b"2"])]]
+    bench.step()  # folded while the commit is under way: waits in the backlog
+    assert bench.session.did == [("produce", 1)]
+    threading.Timer(0.05, bench.session.hold_commit.set).start()
+    bench.runtime._revoked(False)
+    assert bench.session.did == [("produce", 1), ("commit", [(0, {"t.a": 1})])]
+
+
+def test_records_folded_during_a_commit_go_into_the_next_one() -> None:
+    bench = Bench()
+    bench.session.hold_commit.clear()
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
+    while bench.runtime._commit is None:
+        bench.step()
+    bench.session.incoming = [[chunk("t.a", 0, 1, [b"2", b"3"])]]
+    bench.step()
+    bench.session.hold_commit.set()
+    while len(bench.session.did) < 4:
+        bench.step()
+    assert bench.session.did == [("produce", 1), ("commit", [(0, {"t.a": 1})]), ("produce", 2), ("commit", [(0, {"t.a": 3})])]
+
+
+def test_failed_commit_ends_the_worker() -> None:
+    bench = Bench()
+    bench.session.fail_commit = Aborted("no")
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
+    bench.to_end()
+    assert isinstance(bench.runtime._failure, Aborted)
+    assert bench.lanes([_Work(bench.runtime._epoch, 0, chunk("t.a", 0, 1, [b"2"]))]) == []
+
+
+def test_stop_commits_what_was_read_then_leaves_then_ends() -> None:
+    bench = Bench(commit_interval_ms=2_000)
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
+    bench.step()
+    bench.runtime.stop()
+    bench.to_end()
+    assert bench.session.did == [("produce", 1), ("commit", [(0, {"t.a": 1})]), ("leave",)]
+    assert bench.runtime._failure is None
+
+
+def test_lane_above_its_limit_is_paused_until_the_commit() -> None:
+    bench = Bench(lane_pause_bytes=100, commit_interval_ms=2_000)
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1" + b" " * 200])]]
+    bench.step()
+    assert bench.session.did[0] == ("pause", 0)
+    bench.runtime._last_tick -= 3
+    bench.until("resume")
+    assert bench.session.did[-2:] == [("commit", [(0, {"t.a": 1})]), ("resume", 0)]
+
+
+def test_many_uncommitted_bytes_do_not_wait_for_the_interval() -> None:
+    bench = Bench(max_uncommitted_bytes=100, commit_interval_ms=2_000)
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1" + b" " * 200])]]
+    bench.until("commit", timeout_s=1)
+
+
+def test_logic_that_loses_its_position_ends_the_worker() -> None:
+    bench = Bench()
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
+    bench.step()
+    bench.runtime._lanes[0].logic.read["t.a"] = 7  # type: ignore[attr-defined]
+    bench.to_end()
+    assert "was given everything up to" in str(bench.runtime._failure)
+
+
+def test_offsets_that_go_back_end_the_worker() -> None:
+    bench = Bench()
+    bench.session.incoming = [[chunk("t.a", 0, 5, [b"1"])], [chunk("t.a", 0, 5, [b"1"])]]
+    bench.to_end()
+    assert "went back from offset 6 to 5" in str(bench.runtime._failure)
+
+
+def test_chunk_waits_for_its_tape_no_longer_than_allowed() -> None:
+    flow = toy_flow("t", tape=True)
+    asked: list[int] = []
+
+    class Reader:
+        def poll(self, limit: int, timeout_s: float, clock: Any) -> list[Chunk]:
+            return [chunk("t.tape", 0, 0, [b"x"])]
+
+    def hold_until(seen: int) -> Callable[[Chunk, Any, int], int]:
+        def hold(piece: Chunk, tape: Any, now_ns: int) -> int:
+            asked.append(tape.seen)
+            return 0 if tape.seen >= seen else 1_000_000
+
+        return hold
+
+    for seen, enough in ((3, True), (10**9, False)):
+        runtime = Runtime(
+            type(flow)(**{**{name: getattr(flow, name) for name in flow.__dataclass_fields__}, "hold_ns": hold_until(seen)}),
+            toy_config("nowhere:1", "t", "0", tape=True, tape_wait_ms=30),
+        )
+        runtime._broadcast, runtime._reader = ToyTape(), Reader()  # type: ignore[assignment]
+        asked.clear()
+        began = time.monotonic()
+        runtime._hold([chunk("t.a", 0, 0, [b"1"])])
+        assert (asked[-1] >= seen) == enough
+        assert time.monotonic() - began < 5
+
+
+# --- names and settings -----------------------------------------------------------------------------------------------------------
+
+
+def test_step_ids_are_the_published_ones() -> None:
+    flow = Bench().runtime._dataflow()
+    assert STEP_IDS == ("input", "lanes", "output")
+    assert [step.step_id.removeprefix("toy.") for step in flow.substeps] == list(STEP_IDS)
+
+
+def test_lane_ranges_are_told_shortly() -> None:
+    assert _ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
+    assert _ranges([]) == "none"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"worker": ""}, "worker must not be empty"),
+        ({"inputs": ()}, "at least one input"),
+        ({"commit_interval_ms": 1}, "commit_interval_ms must be between 10"),
+        ({"commit_interval_ms": 10_000}, "commit_interval_ms must be between 10"),
+        ({"lane_pause_bytes": 0}, "lane_pause_bytes must be positive"),
+        ({"max_chunk_records": 2_000_000}, "max_chunk_records must be at most"),
+    ],
+)
+def test_bad_config_is_refused_by_name(change: dict[str, Any], told: str) -> None:
+    good: dict[str, Any] = {"bootstrap": "h:1", "group_id": "g", "worker": "0", "inputs": ("a",), "changelog": "c"}
+    with pytest.raises(StartupError, match=told):
+        SessionConfig(**(good | change))
+
+
+def test_name_of_instance_is_stable() -> None:
+    assert toy_config("h:1", "group", "w3").instance == "group-w3"
+
+
+def test_metrics_cover_counters_lanes_and_histograms() -> None:
+    bench = Bench()
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1", b"2"])]]
+    bench.until("commit")
+    while bench.runtime._commit is not None:
+        bench.step()
+    bench.runtime._refresh()
+    registry = CollectorRegistry()
+    registry.register(RuntimeCollector(bench.runtime.snapshot))
+    told = generate_latest(registry).decode()
+    assert 'hedgerow_records_in_total{flow="toy",worker="0"} 2.0' in told
+    assert 'hedgerow_lane_count{flow="toy",lane="0",name="records",worker="0"} 2.0' in told
+    assert 'hedgerow_chunk_records_bucket{flow="toy",le="10.0",worker="0"} 1.0' in told
+    assert 'hedgerow_commit_seconds_count{flow="toy",worker="0"} 1.0' in told
+    for metric, (kind, doc) in METRICS.items():
+        assert f"# HELP {metric}{'_total' if kind == 'counter' else ''} {doc}" in told
+    for counter in COUNTERS:
+        assert f"hedgerow_{counter}" in METRICS
+
+
+def test_session_refuses_nothing_it_was_not_asked() -> None:
+    session = Session(toy_config("127.0.0.1:1", "t", "0"), lambda lost: None, lambda: False)
+    assert session.leave()
+    session.abort()
+    session.close()
+
+
+# --- the embedded broker: wiring only, it has no real transactions ----------------------------------------------------------------
+
+
+@pytest.mark.timeout(60)
+def test_flow_runs_on_the_embedded_broker_and_stops_from_another_thread() -> None:
+    topics = names("toy")
+    with MockBroker(dict.fromkeys(topics.values(), 4)) as broker:
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "partitioner": "murmur2_random"})
+        runtime = Runtime(toy_flow("toy", tape=True), toy_config(broker.bootstrap, "toy", "0", tape=True, session_timeout_ms=6000))
+        codes: list[int] = []
+        thread = threading.Thread(target=lambda: codes.append(runtime.run()), daemon=True)
+        thread.start()
+        for number in range(1000):
+            producer.produce(topics["ab"[number % 2]], value=b"%d" % number, key=b"k%d" % (number % 20))
+        producer.flush(10)
+        reader = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "r", "auto.offset.reset": "earliest"})
+        reader.assign([TopicPartition(topics["out"], lane, 0) for lane in range(4)])
+        got: list[int] = []
+        deadline = time.monotonic() + 30
+        while len(got) < 1000:
+            assert time.monotonic() < deadline, (len(got), runtime.snapshot(), runtime._failure)
+            got += [json.loads(message.value() or b"")["id"] for message in reader.consume(1000, 0.1) if message.error() is None]
+        reader.close()
+        assert sorted(got) == list(range(1000))
+        runtime.stop()
+        thread.join(20)
+        assert codes == [EXIT_OK]
