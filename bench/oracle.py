@@ -364,7 +364,7 @@ class LaneOracle:
         size = _number(payload.size)
         assert size is not None
         before = {chain: effective(order, chain)[:2] for chain in order.chains}
-        order.acks.append(Ack(payload.status, size, (payload.ack_ts_ns, 0), self._arrivals))
+        order.acks.append(Ack(payload.client_order_id, payload.status, size, (payload.ack_ts_ns, 0), self._arrivals))
         # a split may have waited for the older order quantity an acknowledgement tells
         self._settle(order, self._rescale(order, before))
         if payload.venue_order_id is not None:
@@ -876,7 +876,7 @@ class LaneOracle:
             cum_size=decimal(cum(order)), leaves_size=decimal(leaves(order, intent)), avg_price=decimal(published_avg(order)),
             correlation_id=order.correlation, order_id=intent.order_id, symbol=root.instrument.symbol,
             side="BUY" if root.side > 0 else "SELL", venue=root.venue.name, account=root.account, book=intent.book,
-            exec_id=version.exec_id, exec_ts_ns=version.link.time[0], provisional=root.provisional,
+            exec_id=version.exec_id, exec_ts_ns=version.link.time[0], provisional=root.estimate,
             commission=decimal(chain.fee[0]) if chain.fee else None, commission_ccy=chain.fee[1] if chain.fee else None,
             liquidity=chain.liquidity, latency_ms=Fraction(max(0, version.link.recv_ts_ns - version.link.time[0]), 1_000_000),
             residual_size=decimal(max(intent.size - filled, Fraction(0))),
@@ -904,7 +904,8 @@ class LaneOracle:
                 self._note(Reason.attribute_mismatch, repeat)
         if brought:
             assert link.exec_id is not None
-            self._publish(order, Version(chain, link, link, "CORRECTED", quantity, price, Fraction(0), link.exec_id))
+            name = "FILLED" if link is chain.root else "CORRECTED"
+            self._publish(order, Version(chain, link, link, name, quantity, price, Fraction(0), link.exec_id))
 
     def _fee_update(self, report: Report) -> None:
         assert report.exec_id is not None
@@ -919,6 +920,8 @@ class LaneOracle:
     def _decide(self, place: Place, message: HoldDecisionMessage) -> None:
         if not self._mine(place, message.correlation_id):
             return
+        if message.correlation_id not in self._intents:
+            raise _RejectedError(Reason.order_unknown_expired)
         self._set(place, "published", Reason.hold_released)
         for order in list(self._orders.get(message.correlation_id, [])):
             if message.payload.action == "RELEASE":
@@ -1016,7 +1019,9 @@ class LaneOracle:
         return {"received": len(self.outcomes), **{name: counts[name] for name in names}}
 
     def order_state(self, correlation: str) -> list[dict[str, Any]]:
-        """Return the state of every venue order of a correlation, in the order they were first heard of."""
+        """Return the state of every venue order of a correlation, in the order they were first heard of; nothing before its route."""
+        if correlation not in self._intents:
+            return []
         return [self._state(order) for order in self._orders.get(correlation, [])]
 
     def correlations(self) -> list[str]:

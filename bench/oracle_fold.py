@@ -78,6 +78,7 @@ class Chain:
 class Ack:
     """An acknowledgement as a fact of a venue order."""
 
+    client_order_id: str
     status: str
     size: Fraction
     time: Time
@@ -301,13 +302,16 @@ def leaves(order: VenueOrder, intent: Intent | None) -> Fraction:
     return max(order_quantity(order, intent) - cum(order), ZERO)
 
 
-def pending_requests(order: VenueOrder, kind: str) -> set[str | None]:
-    """Return the client order ids of the requests still unanswered; `kind` is PENDING_CANCEL or PENDING_REPLACE."""
+def pending_requests(order: VenueOrder, kind: str) -> set[str]:
+    """Return the client order ids of the requests still unanswered; `kind` is PENDING_CANCEL or PENDING_REPLACE.
+
+    A report that names no client order id asks for nothing that could be answered; an acknowledged replace is answered.
+    """
     if terminal(order):
         return set()
-    asked = {r.client_order_id for r in order.facts if r.kind == kind}
+    asked = {r.client_order_id for r in order.facts if r.kind == kind and r.client_order_id is not None}
     answered = {r.client_order_id for r in order.facts if r.kind in ("CANCEL_REJECT", "REPLACED")}
-    return asked - answered
+    return asked - answered - {ack.client_order_id for ack in order.acks if ack.status == "REPLACED"}
 
 
 def suspended(order: VenueOrder) -> bool:

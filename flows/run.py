@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +21,12 @@ from schemas import registry
 
 if TYPE_CHECKING:
     from connectors.kafka import SessionConfig
-    from flows.runtime import Flow
+    from flows.runtime import Fault, Flow
+
+FAULT_VARIABLE = "HEDGEROW_FAULT"
+"""For tests, not a setting: `POINT:N`, or several with commas, each perhaps for one worker only (`WORKER/POINT:N`). The process ends
+itself by SIGKILL when it comes to that point of `flows.runtime.Runtime` the Nth time in its life: so it dies in the middle of a commit."""
+FAULT_POINTS = ("before_produce", "before_send_offsets", "before_commit", "after_commit", "during_restore", "in_revoke")
 
 FLOWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "execution": (
@@ -70,8 +77,30 @@ def run_worker(settings: Settings, flow: str) -> int:
     """Run one worker of `flow` in this process until it ends; return its exit code."""
     from flows.runtime import run_flow
 
+    fault = fault_of(os.environ.get(FAULT_VARIABLE, ""), settings.worker_of(flow))
     built = importlib.import_module(FLOWS[flow][0]).build(settings)
-    return run_flow(built, session_config(settings, built))
+    config = session_config(settings, built)
+    return run_flow(built, config) if fault is None else run_flow(built, config, fault=fault)
+
+
+def fault_of(text: str, worker: str) -> Fault | None:
+    """Return what `HEDGEROW_FAULT` asks of this worker; None for nothing. Raises SettingsError when it cannot be read."""
+    left: dict[str, int] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, slash, order = item.rpartition("/")
+        point, _, count = order.partition(":")
+        if point not in FAULT_POINTS or not count.isdigit() or int(count) < 1:
+            raise SettingsError([f"{FAULT_VARIABLE}: must be [WORKER/]POINT:N with POINT one of {', '.join(FAULT_POINTS)}, not {item!r}"])
+        if not slash or name == worker:
+            left[point] = int(count)
+
+    def fault(point: str) -> None:
+        if point in left:
+            left[point] -= 1
+            if left[point] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return fault if left else None
 
 
 def session_config(settings: Settings, flow: Flow) -> SessionConfig:

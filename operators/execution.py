@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any
@@ -292,26 +291,32 @@ class ExecutionLogic:
                 self._take_again(woken, now_ns, again)
 
     def _take_again(self, heads: list[int], now_ns: int, again: int) -> None:
-        """Take waiting reports whose time has come, in the order they came; what they wake in turn comes after them."""
-        queue = deque([self._unlist(heads)])
-        while queue:
-            waiting = queue.popleft()
-            kept = [self.ledger.kept(pend) for pend in waiting]
-            data, bounds = join([value for _, value in kept])
-            batch = self._decoders[REPORTS].decode(data, bounds)
-            pend = np.array(waiting, np.int64)
-            offsets = self.ledger.pendings.arrays.rows["offset"][pend]
-            inp = self._input(REPORTS, batch, slice(None), offsets, pend, now_ns)
-            at = 0
-            while at < len(waiting):
-                self.ledger.reserve(len(waiting) - at)
-                done = int(reconcile.reports(self._lay(inp), at, again))
-                woken = self._flush(REPORTS, inp, kept.__getitem__, lambda i, b=batch, d=data, e=bounds: self._decoders[0].explain(b, i, d, e))
-                if woken:
-                    queue.append(self._unlist(woken))
-                elif done == at:
-                    self._grow()
-                at = done
+        """Take waiting reports whose time has come, in the order they came; what one of them wakes comes right after it."""
+        stack = [self._awake(heads, now_ns)]
+        while stack:
+            inp, kept, explain, at = stack[-1]
+            if at == len(kept):
+                stack.pop()
+                continue
+            self.ledger.reserve(len(kept) - at)
+            done = int(reconcile.reports(self._lay(inp), at, again))
+            woken = self._flush(REPORTS, inp, kept.__getitem__, explain)
+            stack[-1] = (inp, kept, explain, done)
+            if woken:
+                stack.append(self._awake(woken, now_ns))
+            elif done == at:
+                self._grow()
+
+    def _awake(self, heads: list[int], now_ns: int) -> tuple[c.Input, list[tuple[bytes, bytes]], Callable[[int], str], int]:
+        """Return the reports of some lists as a batch to take: input, keys and values, explanations, and where to begin."""
+        waiting = self._unlist(heads)
+        kept = [self.ledger.kept(pend) for pend in waiting]
+        data, bounds = join([value for _, value in kept])
+        batch = self._decoders[REPORTS].decode(data, bounds)
+        pend = np.array(waiting, np.int64)
+        offsets = self.ledger.pendings.arrays.rows["offset"][pend]
+        inp = self._input(REPORTS, batch, slice(None), offsets, pend, now_ns)
+        return inp, kept, lambda i: self._decoders[REPORTS].explain(batch, i, data, bounds), 0
 
     def _unlist(self, heads: list[int]) -> list[int]:
         rows = self.ledger.pendings.arrays.rows

@@ -306,26 +306,56 @@ def split_px(m: Map, order: int, px: int) -> int:
 
 
 @njit
-def state_total(m: Map, order: int, cum: int, ts: int, seq: int, delta: int, moves: bool) -> bool:
-    """Take the venue's total of a report (NULL: not said) or, for a newer fact without one, move it; return whether to compare.
+def total_as_of(m: Map, order: int) -> int:
+    """Return the effective quantity of the facts not newer than the venue's newest statement of its total."""
+    o = mem.orders(m)[order]
+    rows = mem.execs(m)
+    total = 0
+    at = np.int64(o.head)
+    while at >= 0:
+        link = at
+        effective = 0
+        while link >= 0:
+            if newer(o.st_ts, o.st_seq, rows[link].ts, np.int64(rows[link].seq)):
+                effective = rows[link].qty
+            link = np.int64(rows[link].child)
+        total += effective
+        at = np.int64(rows[at].next_exec)
+    return total
 
-    Older reports than the newest statement are not compared; the facts they bring still count. Of equal time the larger total stands.
-    """
+
+@njit
+def note_fact(m: Map, order: int, row: int, delta: int) -> None:
+    """Keep `as_of` right after a fact was folded: facts newer than the statement do not count in it."""
+    o = mem.orders(m)[order]
+    x = mem.execs(m)[row]
+    seq = np.int64(x.seq)
+    if newer(x.ts, seq, o.last_ts, o.last_seq):
+        o.last_ts = x.ts
+        o.last_seq = seq
+    if o.st_set == 1 and newer(o.st_ts, o.st_seq, x.ts, seq):
+        if np.int64(x.root) == row:
+            o.as_of += delta
+        else:
+            o.as_of = total_as_of(m, order)
+    touch(mem.orders_table(m), order)
+
+
+@njit
+def state_total(m: Map, order: int, cum: int, ts: int, seq: int) -> None:
+    """Take the venue's total of a report (NULL: not said) if it is the newest; of equal time the larger total stands."""
     o = mem.orders(m)[order]
     if cum == NULL:
-        if moves and o.st_set == 1 and newer(ts, seq, o.st_ts, o.st_seq):
-            o.stated += delta
-            touch(mem.orders_table(m), order)
-        return o.st_set == 1
-    if o.st_set == 0 or newer(ts, seq, o.st_ts, o.st_seq):
-        if o.st_set == 1 and ts == o.st_ts and seq == o.st_seq and cum < o.stated:
-            return True
-        o.stated = cum
-        o.st_ts = ts
-        o.st_seq = seq
-        o.st_set = 1
-        touch(mem.orders_table(m), order)
-    return True
+        return
+    if o.st_set == 1:
+        if not newer(ts, seq, o.st_ts, o.st_seq) or (ts == o.st_ts and seq == o.st_seq and cum <= o.stated):
+            return
+    o.stated = cum
+    o.st_ts = ts
+    o.st_seq = seq
+    o.st_set = 1
+    o.as_of = o.cum if newer(ts, seq, o.last_ts, o.last_seq) else total_as_of(m, order)
+    touch(mem.orders_table(m), order)
 
 
 @njit

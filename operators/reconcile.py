@@ -130,7 +130,7 @@ def hold(m: Map, order: int, bit: int, reason: int) -> None:
 
 @njit
 def unhold(m: Map, order: int, bits: int) -> None:
-    """Take holds off; with the last one gone everything held is taken next."""
+    """Take holds off. With the last one gone the caller lets what was held be taken (`wake_held`)."""
     o = mem.orders(m)[order]
     if o.holds & bits == 0:
         return
@@ -139,6 +139,13 @@ def unhold(m: Map, order: int, bits: int) -> None:
     if o.holds == 0:
         mem.scalars(m)[g.S_HELD] -= 1
         audit(m, HOLD_RELEASED, s.OUT_NOTE, order, -1, 0, NULL, NULL)
+
+
+@njit
+def wake_held(m: Map, order: int) -> None:
+    """Have what an order that is no longer held was holding taken next."""
+    o = mem.orders(m)[order]
+    if o.holds == 0:
         wake(m, o.khi, o.klo ^ np.uint64(g.TAG_HELD))
 
 
@@ -173,7 +180,7 @@ def check_totals(m: Map, order: int) -> None:
     o = mem.orders(m)[order]
     now = mem.in_where(m)[3]
     if o.st_set == 1:
-        d = o.stated - o.cum
+        d = o.stated - o.as_of
         gap = d if d > 0 else 0
         if gap > 0 and o.gap == 0:
             mem.scalars(m)[g.S_GAPS] += 1
@@ -737,6 +744,8 @@ def reverse_estimates(m: Map, order: int, qty: int) -> None:
         touch(mem.execs_table(m), oldest)
         o.est_open -= taken
         rest -= taken
+        if o.st_set == 1:
+            o.as_of = fold.total_as_of(m, order)
         audit(m, REVERSED, s.OUT_NOTE, order, oldest, 0, taken, NULL)
         if x.flags & g.X_PUBLISHED:
             if x.qty == 0:
@@ -829,7 +838,7 @@ def take_link(m: Map, order: int, known: int) -> None:
                 waiting = True
         elif rows[parent].flags & g.X_UNFOLDED:
             waiting = True
-        elif kind == s.K_BUST and not root_style:
+        elif kind == s.K_BUST:
             reason = CHAIN_DEAD
         elif kind != s.K_TRADE and kind != s.K_CORRECT and kind != s.K_BUST:
             reason = REF_NOT_TRADE
@@ -851,10 +860,6 @@ def take_link(m: Map, order: int, known: int) -> None:
             row = new_execution(m, order)
         if root_style:
             after = fold.place_for(m, np.int64(rows[parent].root), row)
-            if np.int64(rows[after].kind) == s.K_BUST:
-                reason = CHAIN_DEAD
-                if known < 0:
-                    remove(mem.execs_table(m), row)
     if reason != 0:
         if known >= 0:
             remove(mem.execs_table(m), known)
@@ -872,15 +877,21 @@ def finish_fact(m: Map, order: int, row: int, delta: int) -> None:
     w = mem.work(m)
     record = w[c.W_REC]
     source = mem.in_rows(m)[record]
-    fold.state_total(m, order, w[c.W_CUM], w[c.W_TS], w[c.W_SEQ], delta, True)
-    check_totals(m, order)
+    fold.note_fact(m, order, row, delta)
+    fold.state_total(m, order, w[c.W_CUM], w[c.W_TS], w[c.W_SEQ])
     o = mem.orders(m)[order]
+    was_held = o.holds != 0
+    check_totals(m, order)
     check_average(m, order)
     if source[s.R_RECV_TS] < w[c.W_TS] and o.flags & g.O_SKEW == 0:
         o.flags |= g.O_SKEW
         audit(m, CLOCK_SKEW, s.OUT_NOTE, order, -1, 0, NULL, NULL)
     if o.holds != 0:
         hold_pending(m, order, row)
+    elif was_held:
+        # It released the order: it is published in its turn, after what was held before it.
+        park(m, R_HELD, o.khi, o.klo ^ np.uint64(g.TAG_HELD), row, order, 0)
+        wake_held(m, order)
     else:
         put_version(m, row)
     wake_followers(m, record)
@@ -944,6 +955,8 @@ def take_split(m: Map, order: int, num: int, den: int) -> None:
             if rows[shown].qty > 0 and rows[at].flags & g.X_PUBLISHED:
                 put_tail(m, at, shown, rows[shown].qty - old_shown, False)
         at = np.int64(rows[at].next_exec)
+    if o.st_set == 1:
+        o.as_of = fold.total_as_of(m, order)
 
 
 @njit
@@ -1001,8 +1014,9 @@ def take_state(m: Map, order: int) -> None:
         o.flags |= g.O_CALCULATED
     if kind != s.K_PENDING_REPLACE and kind != s.K_CANCEL_REJECT:
         fold.state_qty(m, order, qty, ts, seq, fold.RANK_REPORT)
-    fold.state_total(m, order, w[c.W_CUM], ts, seq, 0, False)
+    fold.state_total(m, order, w[c.W_CUM], ts, seq)
     check_totals(m, order)
+    wake_held(m, order)
 
 
 @njit
@@ -1478,6 +1492,7 @@ def take_ack(m: Map, i: int) -> None:
         fold.take_replace(m, order, row[s.A_TS], 0)
     if intent >= 0:
         check_totals(m, order)
+        wake_held(m, order)
         await_fills(m, order)
     audit(m, RECORDED, s.OUT_PUBLISHED, order, -1, 0, NULL, NULL)
     settle(m, g.S_PUBLISHED)
@@ -1575,6 +1590,7 @@ def release(m: Map, intent: int) -> int:
         if mem.orders(m)[at].holds != 0:
             released += 1
             unhold(m, at, np.int64(mem.orders(m)[at].holds))
+            wake_held(m, at)
         at = np.int64(mem.orders(m)[at].next_order)
     return released
 
@@ -1598,6 +1614,8 @@ def take_back(m: Map, row: int) -> None:
                 fold.add_effect(m, order, root, x.qty, x.px, before.qty, before.px, date_of(m, root))
             fold.chain_out(m, row)
     remove(mem.execs_table(m), row)
+    if mem.orders(m)[order].st_set == 1:
+        mem.orders(m)[order].as_of = fold.total_as_of(m, order)
 
 
 @njit

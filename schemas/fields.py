@@ -76,6 +76,8 @@ class Spec:
         found = handler(schema)
         if self.kind in _PATTERNS:
             found["pattern"] = _PATTERNS[self.kind].pattern.replace("\\Z", "$").join(("^", ""))
+            if self.kind == "decimal":
+                found["pattern"] = DECIMAL_PATTERNS[0 if self.lo is None else 1 + int(self.lo)]
             found["format"] = {"rfc3339": "date-time", "base64": "byte"}.get(self.kind, self.kind)
         return found
 
@@ -172,6 +174,9 @@ def _check_base64(value: str, spec: Spec) -> str:
 
 
 _PATTERNS = {"decimal": _DECIMAL, "uuid": _UUID, "rfc3339": _RFC3339, "base64": _BASE64}
+_UNSIGNED = r"(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,18})?"
+DECIMAL_PATTERNS = (f"^-?{_UNSIGNED}$", rf"^(?:-0(?:\.0{{1,18}})?|{_UNSIGNED})$", rf"^(?!0(?:\.0+)?$){_UNSIGNED}$")
+"""The same in JSON Schema: any sign, not negative, above zero; each accepts less than the one before. (The 18 digits it cannot count.)"""
 _CHECKS: dict[str, Callable[[str, Spec], str]] = {
     "decimal": _check_decimal,
     "uuid": _check_uuid,

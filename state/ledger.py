@@ -29,7 +29,7 @@ ORDER = row_type(
         ("corr_hi", "u8"), ("corr_lo", "u8"),
         ("qty", "i8"), ("qty_ts", "i8"), ("qty_seq", "i8"), ("floor", "i8"), ("repl_ts", "i8"), ("repl_seq", "i8"),
         ("cum", "i8"), ("not_hi", "u8"), ("not_lo", "u8"), ("day_cum", "i8"), ("est_open", "i8"),
-        ("stated", "i8"), ("st_ts", "i8"), ("st_seq", "i8"), ("gap", "i8"),
+        ("stated", "i8"), ("as_of", "i8"), ("last_ts", "i8"), ("last_seq", "i8"), ("st_ts", "i8"), ("st_seq", "i8"), ("gap", "i8"),
         ("dfd_ts", "i8"), ("restated_ts", "i8"), ("susp_ts", "i8"), ("resume_ts", "i8"),
         ("split_num", "i8"), ("split_den", "i8"), ("split_ts", "i8"), ("early_size", "i8"), ("early_ts", "i8"),
         ("intent", "i4"), ("next_order", "i4"), ("head", "i4"), ("first_id", "i4"),

@@ -98,7 +98,7 @@ def derived_averages(make: MakeHarness) -> None:
     """What the lines imply and do not print: D35 averages 50, 0, 51; L.1.b 20.16."""
     d35 = next(line for line in LINES if line.name.startswith("D35"))
     l1b = next(line for line in LINES if line.name.startswith("L1b"))
-    seen = []
+    seen: list[Decimal] = []
     harness = make()
     for step in d35.steps:
         harness.send(step.topic, step.value)

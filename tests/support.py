@@ -6,7 +6,7 @@ No rules live here: a harness only feeds records and answers what came of them, 
 from __future__ import annotations
 
 import base64
-import itertools
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.util import find_spec
 from typing import Any, Protocol
+from uuid import UUID
 
 from bench.oracle import ACK, ALIAS, HOLD, REPORT, ROUTE, FillVersion, LaneOracle, alias_record, lane_of
 from schemas.chunk import Chunk, Records, join, split
@@ -69,13 +70,14 @@ _RAW = base64.b64encode(b"8=FIX.4.2").decode()
 
 
 def message(topic: str, payload: dict[str, Any], correlation_id: str | None, ts_ns: int, **envelope: Any) -> bytes:
-    """Return an enveloped message; payload fields that are None are left out."""
+    """Return an enveloped message; payload fields that are None are left out. Its msg_id is a function of its content."""
+    body = json.dumps({name: value for name, value in payload.items() if value is not None}, separators=(",", ":"))
+    identity = str(UUID(bytes=hashlib.md5(f"{topic}{correlation_id}{body}".encode(), usedforsecurity=False).digest()))
     head = {
-        "msg_id": "11111111-1111-4111-8111-111111111111", "type": topic, "version": "v1", "ts": "2026-01-05T12:00:00.000Z", "ts_ns": ts_ns,
-        "ttl_ms": 600_000, "correlation_id": correlation_id, "sender": "agent.test", "idempotency_key": "test-message",
+        "msg_id": identity, "type": topic, "version": "v1", "ts": "2026-01-05T12:00:00.000Z", "ts_ns": ts_ns, "ttl_ms": 600_000,
+        "correlation_id": correlation_id, "sender": "agent.test", "idempotency_key": identity,
     }  # fmt: skip
-    body = {name: value for name, value in payload.items() if value is not None}
-    return json.dumps({**head, **envelope, "payload": body}, separators=(",", ":")).encode()
+    return (json.dumps({**head, **envelope}, separators=(",", ":"))[:-1] + f',"payload":{body}}}').encode()
 
 
 def report(kind: str, correlation_id: str | None, ts_ns: int, **fields: Any) -> bytes:
@@ -449,8 +451,3 @@ def positions(harness: Harness) -> dict[tuple[str, str], Decimal]:
         name = (fill["account"], fill["symbol"])
         found[name] = found.get(name, Decimal(0)) + fill["signed_delta"]
     return {name: value for name, value in found.items() if value}
-
-
-def numbers_from(start: int = 1) -> itertools.count[int]:
-    """Return a fresh counter."""
-    return itertools.count(start)

@@ -356,10 +356,10 @@ class _Builder:
             for one, other in ((a, b), (b, a)):
                 self.report(venue, "CORRECT", "CHAIN cycle", exec_id=one, exec_ref_id=other, last_qty="3", last_px="10", cum_qty=None)
         elif which == 2:
-            others = [v for v in self.venues if v is not venue and v.chains and v.name == venue.name and v.instrument == venue.instrument]
-            if others:
-                other = others[self.dice.pick(len(others))]
-                self.report(venue, "BUST", "CHAIN cross", exec_id=self.exec_id(), exec_ref_id=other.chains[0][0].exec_id, cum_qty=None)
+            siblings = [v for v in self.venues if v is not venue and v.chains and v.name == venue.name and v.instrument == venue.instrument]
+            if siblings:
+                sibling = siblings[self.dice.pick(len(siblings))]
+                self.report(venue, "BUST", "CHAIN cross", exec_id=self.exec_id(), exec_ref_id=sibling.chains[0][0].exec_id, cum_qty=None)
         elif which == 3:
             name = self.exec_id()
             self.report(venue, "TRIGGERED", exec_id=name)
@@ -490,7 +490,8 @@ def _settled(messages: list[Message]) -> list[Message]:
     They never create a venue order, so one that comes first says nothing: the single case where arrival order matters by rule.
     """
     heard: set[str] = set()
-    early, rest = [], []
+    early: list[Message] = []
+    rest: list[Message] = []
     for message in messages:
         (early if message.weak and message.about not in heard else rest).append(message)
         if not message.weak:

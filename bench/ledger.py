@@ -1,0 +1,130 @@
+"""What really is in the topics, read from the broker as any read_committed consumer would, and what the simulator says it sent.
+
+Reads only and judges nothing; bench/verdict.py compares. Kafka's own rules: offsets have holes where transactions end.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+Place = tuple[str, int]
+"""(topic, partition)."""
+
+_QUIET_S = 30.0
+"""A read that brings nothing for so long is given up."""
+
+
+class ReadError(RuntimeError):
+    """A topic cannot be read to its end; the message says which and why."""
+
+
+class Record(NamedTuple):
+    """One record as a consumer sees it."""
+
+    offset: int
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How to reach the broker. `options`: further librdkafka settings."""
+
+    bootstrap: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def admin(self) -> AdminClient:
+        """Return an admin client."""
+        return AdminClient({"log_level": 0, **self.options, "bootstrap.servers": self.bootstrap})
+
+    def places(self, topics: Collection[str]) -> list[Place]:
+        """Return every partition of the topics."""
+        there = self.admin().list_topics(timeout=10.0).topics
+        return [(topic, partition) for topic in topics for partition in sorted(there[topic].partitions)]
+
+    def ends(self, places: Collection[Place], committed: bool = False) -> dict[Place, int]:
+        """Return the end offset of every partition; `committed`: up to the first transaction that is still open."""
+        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        asked = {TopicPartition(*place): OffsetSpec.latest() for place in places}
+        answers = self.admin().list_offsets(asked, isolation_level=level, request_timeout=10)
+        return {(part.topic, part.partition): answer.result().offset for part, answer in answers.items()}
+
+    def read(self, place: Place, start: int = OFFSET_BEGINNING) -> Iterator[Record]:
+        """Yield every committed record of a partition from `start` on, up to where it ends now. Raises ReadError."""
+        consumer = Consumer(
+            {
+                "log_level": 0,
+                "queued.max.messages.kbytes": 32_768,
+                "fetch.message.max.bytes": 8_388_608,
+                **self.options,
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "hedgerow-acceptance-reader",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+            }
+        )
+        try:
+            consumer.assign([TopicPartition(*place, start)])
+            heard = time.monotonic()
+            while True:
+                for message in consumer.consume(10_000, 0.2):
+                    heard = time.monotonic()
+                    error = message.error()
+                    if error is None:
+                        yield Record(message.offset(), message.key() or b"", message.value() or b"")
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        return
+                    elif not error.retriable():
+                        raise ReadError(f"{place[0]}[{place[1]}]: {error.str()}")
+                if time.monotonic() - heard > _QUIET_S:
+                    raise ReadError(f"{place[0]}[{place[1]}] could not be read to its end: nothing came for {_QUIET_S:.0f} s")
+        finally:
+            consumer.close()
+
+
+class Sent(NamedTuple):
+    """One message as the simulator's ledger has it."""
+
+    sha256: bytes
+    fault: str
+
+
+@dataclass
+class SimulatorLedger:
+    """What the simulator sent: by partition, offset → message. `undelivered`: messages Kafka never acknowledged."""
+
+    sent: dict[Place, dict[int, Sent]]
+    undelivered: int
+
+    def of_lane(self, topics: Collection[str], lane: int) -> dict[str, dict[int, Sent]]:
+        """Return what was sent to one partition number of some topics."""
+        return {topic: self.sent.get((topic, lane), {}) for topic in topics}
+
+
+def read_ledger(path: Path) -> SimulatorLedger:
+    """Read the file `hedgerow simulate --ledger` wrote. Raises ValueError when one place was told twice."""
+    sent: dict[Place, dict[int, Sent]] = defaultdict(dict)
+    undelivered = 0
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            told = json.loads(line)
+            if told["offset"] is None:
+                undelivered += 1
+                continue
+            place = sent[told["topic"], told["partition"]]
+            if told["offset"] in place:
+                raise ValueError(f"{path}: {told['topic']}[{told['partition']}] offset {told['offset']} is there twice")
+            place[told["offset"]] = Sent(bytes.fromhex(told["sha256"]), told["fault"])
+    return SimulatorLedger(dict(sent), undelivered)

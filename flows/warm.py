@@ -1,0 +1,224 @@
+"""`hedgerow warm`: compiles every numba kernel of the flows into the cache, so that no first record waits a minute for it.
+
+Drives the flow's own logic with a few seconds of the built-in simulator, because a kernel is compiled per type of argument and only real
+calls have the real types. May not keep or publish anything of what comes out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.settings import Settings
+from schemas.chunk import Chunk, Records, join, split
+from schemas.reference import Reference, load_reference
+from schemas.registry import EXECUTION_BROADCAST, EXECUTION_INPUTS
+
+_SECOND = 1_000_000_000
+_START_NS = 1_767_614_400 * _SECOND
+_STEP_NS = _SECOND // 20
+_SIM_SECONDS = 2.0
+_RATE = 500.0
+_LANES = 2
+_RARE = (
+    "all,mismatch=0.05,conflict=0.05,overfill=0.03,split=0.03,gap=0.03,regression=0.03,unknown_order=0.02,uncorrelated=0.02,"
+    "conflicting_route=0.02,misrouted=0.02,hold_decision=1,oversize=0,hostile_depth=0"
+)
+"""Every fault, the rare ones often enough to be met within the seconds simulated; the two that only cost time left out."""
+_LATER_S = (6, 31, 121, 90_000)
+"""Seconds after the history at which the clocks are asked once more: every level of every clock (docs/reconciliation.md) is passed."""
+_KERNEL_PACKAGES = ("schemas.", "state.", "operators.")
+
+
+@dataclass(frozen=True)
+class Warmed:
+    """What a warming did: signatures compiled now, signatures taken from the cache, and the seconds it took."""
+
+    compiled: int
+    cached: int
+    seconds: float
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `hedgerow warm`: compile, show how far it is, print how long it took and where the cache is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from schemas.jit import cache_dir
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("compiling the kernels"),
+        BarColumn(40),
+        TextColumn("{task.completed} of about {task.total}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        done = warm(lambda ready, total: progress.update(task, completed=ready, total=total))
+    print(f"the kernels are warm after {done.seconds:.1f} s: {done.compiled} compiled, {done.cached} taken from the cache at {cache_dir()}")
+    return 0
+
+
+def is_warm() -> bool:
+    """Return whether this Python on this kind of processor was warmed since the last change to a kernel."""
+    return _marker().is_file()
+
+
+def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed:
+    """Compile what is not in the cache yet; `tell(kernels ready, kernels there are)` is called as it goes on."""
+    began = time.monotonic()
+    from operators.execution import ExecutionLogic
+    from operators.tape import Tape
+
+    before = _tally()
+    with _after_each_compilation(lambda: tell(sum(bool(k.overloads) for k in _kernels()), len(_kernels()))):
+        reference = load_reference(Path(Settings.model_fields["reference"].default))
+        tape = Tape(reference)
+
+        def make(lane: int) -> ExecutionLogic:
+            return ExecutionLogic(lane, _LANES, reference, tape.quotes)
+
+        drive(reference, tape, make)
+    compiled, cached = (after - earlier for after, earlier in zip(_tally(), before, strict=True))
+    marker = _marker()
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    return Warmed(compiled, cached, time.monotonic() - began)
+
+
+def signatures() -> dict[str, int]:
+    """Return how many signatures of each kernel this process has, by name: equal before and after when nothing new was needed."""
+    return {f"{kernel.py_func.__module__}.{kernel.py_func.__qualname__}": len(kernel.overloads) for kernel in _kernels()}
+
+
+def drive(reference: Reference, tape: Any, make: Callable[[int], Any], seed: int = 1) -> list[Any]:
+    """Put a simulated history through the tape and two lanes as the runtime does: chunks, ticks, captures, a restore of each lane.
+
+    tape: a BroadcastLogic; make(lane): a new LaneLogic. Returns the lanes. Raises AssertionError when a restored lane counts otherwise.
+    """
+    lanes = [make(lane) for lane in range(_LANES)]
+    changelogs: list[list[bytes]] = [[] for _ in lanes]
+    offsets: Counter[tuple[str, int]] = Counter()
+    now_ns = _START_NS
+    for now_ns, records in _history(reference, seed):
+        while records:
+            moved: dict[tuple[str, int], list[tuple[bytes, bytes]]] = {}
+            for (topic, lane), part in records.items():
+                chunk = _chunk(topic, lane, part, offsets[topic, lane], now_ns)
+                offsets[topic, lane] += len(part)
+                if topic in EXECUTION_BROADCAST:
+                    tape.apply(chunk)
+                else:
+                    _collect(lanes[lane].process(chunk, now_ns), moved)
+            records = moved
+        for lane, logic in enumerate(lanes):
+            _commit(logic, now_ns, changelogs[lane])
+    for later_s in _LATER_S:
+        for lane, logic in enumerate(lanes):
+            _commit(logic, now_ns + later_s * _SECOND, changelogs[lane])
+    for lane, logic in enumerate(lanes):
+        restored = make(lane)
+        restored.restore(enumerate(changelogs[lane]))
+        if restored.counters() != logic.counters():
+            raise AssertionError(f"lane {lane}, restored from its changelog, differs from the lane that wrote it")
+    return lanes
+
+
+def _history(reference: Reference, seed: int) -> Iterator[tuple[int, dict[tuple[str, int], list[tuple[bytes, bytes]]]]]:
+    """Yield (time in ns, records by topic and lane) of a simulated history, a step of time at once."""
+    from connectors.simulator import SimConfig, Simulator, parse_faults
+    from connectors.simulator.sender import murmur2
+
+    simulator = Simulator(SimConfig(seed, _RATE, _START_NS, life_s=0.2, faults=parse_faults(_RARE)), reference)
+    waiting: dict[tuple[str, int], list[tuple[bytes, bytes]]] = {}
+    now_ns = until = _START_NS
+    for batch in simulator.steps(_SIM_SECONDS):
+        for message in batch:
+            lane = (murmur2(message.key) + message.misrouted) % _LANES
+            waiting.setdefault((message.topic, lane), []).append((message.key, message.value))
+        now_ns = batch[-1].due_ns
+        if now_ns >= until:
+            until = now_ns + _STEP_NS
+            yield now_ns, waiting
+            waiting = {}
+    yield now_ns, waiting
+
+
+def _chunk(topic: str, lane: int, records: list[tuple[bytes, bytes]], first: int, now_ns: int) -> Chunk:
+    """Return a chunk with arrays of the same types as those of a poll: `join` makes both."""
+    data, bounds = join([value for _, value in records])
+    keys, key_bounds = join([key for key, _ in records])
+    return Chunk(topic, lane, data, bounds, np.arange(first, first + len(records), dtype=np.int64), keys, key_bounds, now_ns)
+
+
+def _collect(outputs: list[Records], moved: dict[tuple[str, int], list[tuple[bytes, bytes]]]) -> None:
+    """Put what a lane sends to other lanes (aliases, reports that came to the wrong one) where it belongs."""
+    from connectors.simulator.sender import murmur2
+
+    for records in outputs:
+        if records.topic in EXECUTION_INPUTS:
+            keys, values = split(records.keys, records.key_bounds), split(records.data, records.bounds)
+            for key, value in zip(keys, values, strict=True):
+                moved.setdefault((records.topic, murmur2(key) % _LANES), []).append((key, value))
+
+
+def _commit(logic: Any, now_ns: int, changelog: list[bytes]) -> None:
+    logic.tick(now_ns)
+    if logic.dirty():
+        capture = logic.capture()
+        first = len(changelog)
+        changelog += capture.values
+        logic.committed(capture.seq, first)
+        logic.obsolete_before()
+
+
+def _marker() -> Path:
+    from llvmlite import binding
+
+    from schemas.jit import cache_dir
+
+    return cache_dir() / f"warm-{sys.implementation.cache_tag}-{binding.get_host_cpu_name()}"
+
+
+def _kernels() -> list[Any]:
+    """Return the kernels (numba dispatchers) of every module loaded so far."""
+    from numba.core.dispatcher import Dispatcher
+
+    found: dict[int, Any] = {}
+    for name, module in list(sys.modules.items()):
+        if name.startswith(_KERNEL_PACKAGES):
+            for value in vars(module).values():
+                if isinstance(value, Dispatcher):
+                    found[id(value)] = value
+    return list(found.values())
+
+
+def _tally() -> tuple[int, int]:
+    """Return (signatures compiled, signatures taken from the cache) by this process so far."""
+    stats = [kernel.stats for kernel in _kernels()]
+    return sum(sum(s.cache_misses.values()) for s in stats), sum(sum(s.cache_hits.values()) for s in stats)
+
+
+@contextmanager
+def _after_each_compilation(told: Callable[[], None]) -> Iterator[None]:
+    from numba.core import event
+
+    class Listener(event.Listener):  # type: ignore[misc,no-untyped-call]
+        def on_start(self, event: Any) -> None:
+            pass
+
+        def on_end(self, event: Any) -> None:
+            told()
+
+    with event.install_listener("numba:compile", Listener()):
+        yield

@@ -1,0 +1,134 @@
+"""The execution flow on a real Kafka through kills and rescaling, small: the same driver and judge as `python -m bench.acceptance`.
+
+Nothing may be lost, repeated or out of balance, and every fill and venue order must be the slow oracle's. No timing decides anything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.acceptance import Options, Outcome, accept, warm
+from bench.ledger import Cluster, Record, read_ledger
+from bench.oracle import REPORT, ROUTE
+from bench.verdict import Audit, Problems, play
+from flows.run import fault_of
+from flows.settings import SettingsError
+from tests.conftest import fresh_topics
+
+
+@pytest.fixture(scope="module")
+def cluster(kafka: str) -> Cluster:
+    there = Cluster(kafka)
+    warm(there)
+    return there
+
+
+def run(scenario: str, cluster: Cluster, folder: Path) -> Outcome:
+    options = Options(scenario, rate=600, seconds=8, seed=7, partitions=4)
+    fresh_topics(cluster.bootstrap, options.partitions)
+    return accept(options, cluster, folder)
+
+
+def assert_good(outcome: Outcome) -> None:
+    assert outcome.verdict.good, (outcome.line(), outcome.verdict.problems.texts)
+    assert all(held for _, _, held in outcome.verdict.checks), outcome.verdict.checks
+    assert outcome.verdict.inputs > 4_000
+    assert outcome.verdict.fills > 1_000
+    assert outcome.verdict.balance["dlq"] > 0
+    assert outcome.verdict.balance["duplicate"] > 0
+    assert outcome.verdict.balance["rerouted"] > 0
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_execution_flow_without_faults_equals_the_oracle(cluster: Cluster, tmp_path: Path) -> None:
+    assert_good(run("clean", cluster, tmp_path))
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_execution_flow_killed_in_commits_and_between_loses_and_repeats_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    outcome = run("kill", cluster, tmp_path)
+    assert_good(outcome)
+    assert outcome.notes["killed_outside"] >= 1
+    assert outcome.notes["killed_in_commit"] >= 1
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_execution_flow_from_one_worker_to_two_and_back_loses_and_repeats_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    assert_good(run("scale", cluster, tmp_path))
+
+
+# ---- the judge judged, without a broker -----------------------------------------------------------------------------------------
+
+
+class Listener:
+    """Stands in for a lane's oracle and remembers what it was fed."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int, int]] = []
+
+    def feed(self, topic: str, offset: int, key: bytes, value: bytes, now_ns: int) -> None:
+        self.heard.append((topic, offset, now_ns))
+
+    def advance(self, now_ns: int) -> None:
+        self.heard.append(("clock", -1, now_ns))
+
+
+def records(*offsets: int) -> list[Record]:
+    return [Record(offset, b"", b"") for offset in offsets]
+
+
+def test_play_feeds_inputs_as_audited_and_repeats_right_after_what_they_follow() -> None:
+    inputs = {REPORT: records(0, 1, 2, 4), ROUTE: records(0, 1)}
+    audits = [
+        Audit(REPORT, 0, "order_unknown", "pending", 10),
+        Audit(ROUTE, 0, "order_recorded", "published", 20),
+        Audit(REPORT, 0, "accepted", "published", 20),
+        Audit(REPORT, 2, "accepted", "published", 30),
+        Audit(REPORT, 2, "order_unknown_expired", "dlq", 40),
+        Audit(REPORT, 4, "accepted", "published", 50),
+    ]
+    wrong: list[str] = []
+    listener = Listener()
+    play(listener, inputs, audits, wrong.append)  # type: ignore[arg-type]
+    assert not wrong
+    assert listener.heard == [
+        (REPORT, 0, 10), (REPORT, 1, 10), (ROUTE, 0, 20), (ROUTE, 1, 20), (REPORT, 2, 30),
+        ("clock", -1, 40), (REPORT, 4, 50), ("clock", -1, 50),
+    ]  # fmt: skip
+
+
+def test_play_audits_out_of_offset_order_are_told() -> None:
+    audits = [Audit(REPORT, 1, "accepted", "published", 10), Audit(REPORT, 0, "accepted", "published", 20)]
+    wrong: list[str] = []
+    play(Listener(), {REPORT: records(0, 1)}, audits, wrong.append)  # type: ignore[arg-type]
+    assert wrong
+
+
+def test_problems_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="late"):
+        Problems().add("late", "no such kind")
+
+
+def test_read_ledger_one_place_told_twice_is_refused(tmp_path: Path) -> None:
+    line = '{"topic":"t","partition":0,"offset":3,"key":"k","sha256":"00","due_ns":0,"kind":"NEW","order":"","fault":""}\n'
+    file = tmp_path / "ledger.ndjson"
+    file.write_text(line + line)
+    with pytest.raises(ValueError, match="twice"):
+        read_ledger(file)
+
+
+@pytest.mark.parametrize("text", ["before_commit", "before_commit:0", "sometime:3", "w/before_commit:x"])
+def test_fault_of_unreadable_text_names_the_variable(text: str) -> None:
+    with pytest.raises(SettingsError, match="HEDGEROW_FAULT"):
+        fault_of(text, "execution-0")
+
+
+def test_fault_of_another_worker_is_nothing() -> None:
+    assert fault_of("execution-1/before_commit:3", "execution-0") is None
+    assert fault_of("", "execution-0") is None
+    assert fault_of("execution-0/before_commit:3,in_revoke:1", "execution-0") is not None
