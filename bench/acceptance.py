@@ -99,7 +99,7 @@ class Run:
         self.recoveries: list[float] = []
         self.notes: dict[str, Any] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._admin = cluster.admin()
+        self._admin = cluster.admin
         self._inputs = cluster.places(EXECUTION_INPUTS)
         self._simulator: subprocess.Popen[bytes] | None = None
         self._began = 0.0

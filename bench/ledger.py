@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,28 +36,32 @@ class Record(NamedTuple):
     value: bytes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cluster:
-    """How to reach the broker. `options`: further librdkafka settings."""
+    """How to reach the broker. `options`: further librdkafka settings. Can be sent to other processes."""
 
     bootstrap: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
     def admin(self) -> AdminClient:
-        """Return an admin client."""
+        """The admin client; kept, because the answers of one that is gone never come."""
         return AdminClient({"log_level": 0, **self.options, "bootstrap.servers": self.bootstrap})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Cluster, (self.bootstrap, self.options)
 
     def places(self, topics: Collection[str]) -> list[Place]:
         """Return every partition of the topics."""
-        there = self.admin().list_topics(timeout=10.0).topics
+        there = self.admin.list_topics(timeout=10.0).topics
         return [(topic, partition) for topic in topics for partition in sorted(there[topic].partitions)]
 
     def ends(self, places: Collection[Place], committed: bool = False) -> dict[Place, int]:
         """Return the end offset of every partition; `committed`: up to the first transaction that is still open."""
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         asked = {TopicPartition(*place): OffsetSpec.latest() for place in places}
-        answers = self.admin().list_offsets(asked, isolation_level=level, request_timeout=10)
-        return {(part.topic, part.partition): answer.result().offset for part, answer in answers.items()}
+        answers = self.admin.list_offsets(asked, isolation_level=level, request_timeout=10)
+        return {(part.topic, part.partition): answer.result(20).offset for part, answer in answers.items()}
 
     def read(self, place: Place, start: int = OFFSET_BEGINNING) -> Iterator[Record]:
         """Yield every committed record of a partition from `start` on, up to where it ends now. Raises ReadError."""

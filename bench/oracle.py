@@ -256,6 +256,7 @@ class LaneOracle:
         self._orders: dict[str, list[VenueOrder]] = {}
         self._known: dict[tuple[object, ...], Report] = {}
         self._seconds: dict[tuple[object, ...], Report] = {}
+        self._decided: set[str] = set()
         self._newest_date: int = 0
         self._arrivals = 0
         self._now = 0
@@ -523,6 +524,7 @@ class LaneOracle:
                     self._conflict(first.leg, Reason.exec_conflict)
                     raise _RejectedError(Reason.exec_conflict)
                 self._set(report.place, "duplicate", Reason.duplicate_secondary)
+                self._enrich(first, report)
                 return
         self._place(report)
 
@@ -583,18 +585,19 @@ class LaneOracle:
         """Steps 6 and 7: the venue order, and whether the report fits the intent."""
         assert report.correlation is not None
         mismatch = self._mismatch(report)
+        ids = (report.venue_order_id, report.client_order_id, report.orig_client_order_id)
+        order = self._find_order(report.correlation, report.venue, *ids)
+        if order is None and report.kind not in ("STATUS", "CANCEL_REJECT"):
+            order = self._new_order(report.correlation, report.venue)
+        if order is not None:
+            self._join_ids(order, *ids)
         if report.kind not in MOVES and mismatch is not None:
             self._note(Reason.attribute_mismatch, report)
             self._set(report.place, "published", Reason.attribute_mismatch)
             return
-        ids = (report.venue_order_id, report.client_order_id, report.orig_client_order_id)
-        order = self._find_order(report.correlation, report.venue, *ids)
         if order is None:
-            if report.kind in ("STATUS", "CANCEL_REJECT"):
-                self._set(report.place, "published", Reason.accepted)
-                return
-            order = self._new_order(report.correlation, report.venue)
-        self._join_ids(order, *ids)
+            self._set(report.place, "published", Reason.accepted)
+            return
         report.leg = order
         if mismatch is None:
             self._remember(report)
@@ -886,7 +889,7 @@ class LaneOracle:
     def _enrich(self, known: Report, repeat: Report) -> None:
         """A repeat of an effective, published TRADE or CORRECT may bring the fee or the liquidity the fill lacked."""
         order, chain = known.leg, known.chain
-        if known.kind not in ("TRADE", "CORRECT") or order is None or chain is None or not known.published:
+        if known.kind not in ("TRADE", "CORRECT") or order is None or chain is None or not known.published or order.holds:
             return
         quantity, price, link = effective(order, chain)
         if link is not known or not quantity:
@@ -922,6 +925,10 @@ class LaneOracle:
             return
         if message.correlation_id not in self._intents:
             raise _RejectedError(Reason.order_unknown_expired)
+        if message.msg_id in self._decided:
+            self._set(place, "duplicate", Reason.duplicate_transport)
+            return
+        self._decided.add(message.msg_id)
         self._set(place, "published", Reason.hold_released)
         for order in list(self._orders.get(message.correlation_id, [])):
             if message.payload.action == "RELEASE":

@@ -150,9 +150,9 @@ def reasons() -> str:
         Stage.audit: "Audit: remarks and kinds of repeats",
     }
     parts = [
-        """Why an input was rejected, held or remarked on. The name is what leaves the system (dead letters, audit records, alerts' `rule_id`,
-        metrics); the number is used in state and never changes. *Replay* says whether a dead letter can succeed when it is sent again after its
-        cause is fixed. The rules behind them: [How a report becomes a fill](reconciliation.md)."""
+        """Why an input was rejected, held or remarked on. The name is what leaves the system (dead letters, audit records, alerts'
+        `rule_id`, metrics); the number is used in state and never changes. *Replay* says whether a dead letter can succeed when it is
+        sent again after its cause is fixed. The rules behind them: [How a report becomes a fill](reconciliation.md)."""
     ]
     for stage, title in titles.items():
         dead = stage < Stage.hold
@@ -176,12 +176,12 @@ def settings() -> str:
     return page(
         "Settings",
         f"""Each is an environment variable; in a TOML file (`--settings FILE`, or `{FILE_VARIABLE}`) the same name in lower case without
-        `HEDGEROW_`. The command line wins over the environment, the environment over the file. All problems are told at once, one line each,
-        with exit code 2.""",
+        `HEDGEROW_`. The command line wins over the environment, the environment over the file. All problems are told at once, one
+        line each, with exit code 2.""",
         table(["setting", "default", "allowed", "meaning"], rows),
         f"`HEDGEROW_KAFKA_OPTIONS` cannot set these, because the guarantees rest on them: {reserved}.",
-        """Beside the settings: `HEDGEROW_NUMBA_CACHE` is the folder compiled kernels are kept in (default: `hedgerow/numba` in the user's cache
-        folder); `JAVA_HOME` the Java of `hedgerow broker`.""",
+        """Beside the settings: `HEDGEROW_NUMBA_CACHE` is the folder compiled kernels are kept in (default: `hedgerow/numba` in the
+        user's cache folder); `JAVA_HOME` the Java of `hedgerow broker`.""",
     )
 
 
@@ -198,10 +198,10 @@ def topics() -> str:
         rows.append([f"`{topic.name}`", topic.key, use, count, keeps, f"{topic.max_message_bytes >> 20} MiB", schema, topic.doc])
     return page(
         "Topics",
-        """`hedgerow topics create` makes them, `hedgerow topics check` compares what is there. *lanes* is `HEDGEROW_PARTITIONS`; those topics
-        must have equal counts. Keys are partitioned with murmur2, the Java clients' default; with librdkafka set `partitioner=murmur2_random`.
-        The same as an AsyncAPI document: [asyncapi.json](../schemas/generated/asyncapi.json). What may change in a record:
-        [Schema evolution](schema-evolution.md).""",
+        """`hedgerow topics create` makes them, `hedgerow topics check` compares what is there. *lanes* is `HEDGEROW_PARTITIONS`; those
+        topics must have equal counts. Keys are partitioned with murmur2, the Java clients' default; with librdkafka set
+        `partitioner=murmur2_random`. The same as an AsyncAPI document: [asyncapi.json](../schemas/generated/asyncapi.json). What may
+        change in a record: [Schema evolution](schema-evolution.md).""",
         table(["topic", "key", "execution flow", "partitions", "kept", "largest record", "record", "what it is"], rows),
     )
 
@@ -215,11 +215,11 @@ def metrics() -> str:
         port + n. Every one carries `flow` and `worker`.""",
         table(["metric", "kind", "what it counts"], runtime),
         "## What a lane counts",
-        """As `hedgerow_lane_count{lane=…,name=…}` for the execution flow. They are part of the lane's state, so they go on over restarts; several
-        lanes are added up.""",
+        """As `hedgerow_lane_count{lane=…,name=…}` for the execution flow. They are part of the lane's state, so they go on over
+        restarts; several lanes are added up.""",
         table(["name", "what it counts"], [[f"`{name}`", text] for name, text in COUNTERS.items()]),
-        """`hedgerow_broadcast_count{name=…}` has the worker's tape: `snapshots`, `snapshots_rejected`, `snapshots_rejected_<reason>` and what
-        happened to quotes ([What a fill cost](tca.md)); these begin anew with the process.""",
+        """`hedgerow_broadcast_count{name=…}` has the worker's tape: `snapshots`, `snapshots_rejected`, `snapshots_rejected_<reason>` and
+        what happened to quotes ([What a fill cost](tca.md)); these begin anew with the process.""",
     )
 
 

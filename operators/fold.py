@@ -87,9 +87,9 @@ def status(m: Map, order: int) -> int:
         return s.OS_CALCULATED
     if qty > 0 and o.cum >= qty:
         return s.OS_FILLED
-    if flags & g.O_STOPPED and not ended:
+    if flags & g.O_STOPPED:
         return s.OS_STOPPED
-    if o.susp_ts > o.resume_ts and not ended:
+    if o.susp_ts > o.resume_ts:
         return s.OS_SUSPENDED
     if flags & g.O_CANCELED:
         return s.OS_CANCELED

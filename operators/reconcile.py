@@ -939,12 +939,16 @@ def take_split(m: Map, order: int, num: int, den: int) -> None:
     if o.repl_ts > 0:
         o.floor = fold.split_qty(m, order, o.floor)
     audit(m, SPLIT, s.OUT_NOTE, order, -1, 0, num, den)
+    # What consumers were shown before is put aside at the free end of `done` (room_for counted the order's executions).
+    aside = mem.done(m)
+    end = len(aside) - 1
     at = np.int64(o.head)
     while at >= 0:
         if rows[at].ts < o.split_ts:
             tail = fold.tail_of(m, at)
-            shown = published_tail(m, at, -1)
-            old_qty, old_px, old_shown = rows[tail].qty, rows[tail].px, rows[shown].qty
+            aside[end] = rows[published_tail(m, at, -1)].qty
+            end -= 1
+            old_qty, old_px = rows[tail].qty, rows[tail].px
             link = at
             while link >= 0:
                 rows[link].qty = fold.split_qty(m, order, rows[link].qty)
@@ -952,11 +956,26 @@ def take_split(m: Map, order: int, num: int, den: int) -> None:
                 touch(mem.execs_table(m), link)
                 link = np.int64(rows[link].child)
             fold.add_effect(m, order, at, old_qty, old_px, rows[tail].qty, rows[tail].px, date_of(m, at))
-            if rows[shown].qty > 0 and rows[at].flags & g.X_PUBLISHED:
-                put_tail(m, at, shown, rows[shown].qty - old_shown, False)
         at = np.int64(rows[at].next_exec)
     if o.st_set == 1:
         o.as_of = fold.total_as_of(m, order)
+
+
+@njit
+def put_split(m: Map, order: int) -> None:
+    """Re-publish what `take_split` rescaled, once the order's quantity is stated anew."""
+    o = mem.orders(m)[order]
+    rows = mem.execs(m)
+    aside = mem.done(m)
+    end = len(aside) - 1
+    at = np.int64(o.head)
+    while at >= 0:
+        if rows[at].ts < o.split_ts:
+            shown = published_tail(m, at, -1)
+            if rows[shown].qty > 0 and rows[at].flags & g.X_PUBLISHED:
+                put_tail(m, at, shown, rows[shown].qty - aside[end], False)
+            end -= 1
+        at = np.int64(rows[at].next_exec)
 
 
 @njit
@@ -982,14 +1001,18 @@ def take_state(m: Map, order: int) -> None:
     elif kind == s.K_REPLACED or kind == s.K_RESTATED:
         o.resume_ts = max(o.resume_ts, ts)
         old = fold.order_qty(m, order)
+        split = False
         if kind == s.K_RESTATED:
             o.restated_ts = max(o.restated_ts, ts)
             if source[s.R_RESTATEMENT] == 0 and qty != NULL and qty > 0 and old > 0 and ts > o.qty_ts and qty != old:
                 take_split(m, order, qty, old)
+                split = True
         elif client >= 0:
             fold.request_answered(m, order, client)
         fold.state_qty(m, order, qty, ts, seq, fold.RANK_STATED)
         fold.take_replace(m, order, ts, seq)
+        if split:
+            put_split(m, order)
     elif kind == s.K_DONE_FOR_DAY:
         if ts > o.dfd_ts:
             o.dfd_ts = ts

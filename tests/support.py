@@ -421,6 +421,7 @@ class Cluster:
                     record = harness.internal[self._fed[n]]
                     self._fed[n] += 1
                     moved = True
+                    assert self._fed[n] < 1000, f"records go round and round: {record}"
                     self.lanes[lane_of(record[1], len(self.lanes))].send(record[0], record[2], record[1], self.now_ns)
 
     def order_state(self, correlation_id: str) -> list[dict[str, Any]]:

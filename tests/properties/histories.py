@@ -408,7 +408,7 @@ class _Builder:
 
     def _decision(self, venue: _Venue) -> None:
         action = ("REJECT", "RELEASE")[self.dice.pick(2)]
-        self.put(HOLD, decision(venue.correlation, action, self.clock), f"DECISION {action}")
+        self.put(HOLD, decision(venue.correlation, action, self.clock + len(self.rows)), f"DECISION {action}")
 
     def _estimate(self, venue: _Venue) -> None:
         room = venue.quantity - venue.cum

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, currently_in_test_context, given, note, seed, settings
 from hypothesis import strategies as st
 
-from bench.oracle import REPORT, ROUTE
+from bench.oracle import ALIAS, REPORT, ROUTE
 from schemas.chunk import Records, split
 from tests.properties.histories import History, Message, histories, shuffled
 from tests.support import (
@@ -108,7 +108,9 @@ def insensitive_to_order(make: Callable[[], Harness], history: History, keys: by
     mine, theirs = last_versions(one), last_versions(other)
     assert mine.keys() == theirs.keys()
     for fill, last in mine.items():
-        for what in ("version", "status", "filled_size", "price", "exec_id", "side", "account", "order_id"):
+        # a version that moves nothing names the report that brought it, which is the late one
+        moved = last["signed_delta"] != 0 and theirs[fill]["signed_delta"] != 0
+        for what in ("version", "status", "filled_size", "price", "side", "account", "order_id", *(("exec_id",) if moved else ())):
             assert last[what] == theirs[fill][what], (fill, what)
     assert positions(one) == positions(other)
     assert sum_by_fill(one) == sum_by_fill(other)
@@ -317,6 +319,11 @@ def same_fills(ours: list[dict[str, Any]], oracle: list[dict[str, Any]], where: 
     agree("versions", [(f["fill"], f["version"]) for f in mine], [(f["fill"], f["version"]) for f in theirs], where)
     for one, other in zip(mine, theirs, strict=True):
         names = SAME + (SAME_FIRST if other["status"] == "FILLED" else ())
+        if other["signed_delta"] == 0:  # it names the report that brought it; the oracle names the fill
+            names = tuple(name for name in names if name != "exec_id")
+        if other["provisional"] and other["version"] > 1:
+            # whether an estimate is taken back before or after the real fill is counted shows only in the totals beside it
+            names = tuple(name for name in names if name not in ("cum_size", "leaves_size", "avg_price", "residual_size"))
         odd = [name for name in names if one[name] != other[name]]
         agree(f"{other['fill']} version {other['version']}", [(n, str(one[n])) for n in odd], [(n, str(other[n])) for n in odd], where)
 
@@ -373,14 +380,21 @@ def wrong_lane(dice: bytes, number: int, n_lanes: int) -> int | None:
     return value % n_lanes if value > 200 else None
 
 
+def feed_lanes(cluster: Cluster, history: History, dice: bytes) -> None:
+    """Feed a history to many lanes. Aliases are left to the lanes themselves: only an acknowledgement taken by its lane tells one."""
+    remark(history)
+    for number, message in enumerate(history.messages):
+        if message.topic != ALIAS:
+            cluster.send(message.topic, message.value, wrong_lane(dice, number, 4), now_ns=T0 + 10**16)
+
+
 @needs_logic
 @runs(100)
 @given(histories(clean=True), st.binary(min_size=40, max_size=40))
 def test_many_lanes_and_misrouted_records_end_as_the_oracle_does(history: History, dice: bytes) -> None:
     clusters = [Cluster(LogicHarness, 4), Cluster(OracleHarness, 4)]
     for cluster in clusters:
-        for number, message in enumerate(history.messages):
-            cluster.send(message.topic, message.value, wrong_lane(dice, number, 4), now_ns=T0 + 10**16)
+        feed_lanes(cluster, history, dice)
     logic, oracle = clusters
     same_fills(logic.fills(), oracle.fills())
     for name in history.correlations:
@@ -396,8 +410,7 @@ def test_many_lanes_and_misrouted_records_end_as_the_oracle_does(history: Histor
 def test_oracle_many_lanes_and_misrouted_records_end_as_one_lane_does(history: History, dice: bytes) -> None:
     one = play_late(OracleHarness(), history)
     cluster = Cluster(OracleHarness, 4)
-    for number, message in enumerate(history.messages):
-        cluster.send(message.topic, message.value, wrong_lane(dice, number, 4), now_ns=T0 + 10**16)
+    feed_lanes(cluster, history, dice)
     assert [sorted(cluster.order_state(name), key=repr) for name in history.correlations] == states(one, history)
     many = {fill["fill"]: fill["filled_size"] for fill in cluster.fills()}
     assert many == {fill: last["filled_size"] for fill, last in last_versions(one).items()}
@@ -426,6 +439,9 @@ class Lane:
 
     def commit(self) -> None:
         self.open += self.logic.tick(self.now_ns)
+        if not self.logic.dirty():
+            assert not self.open, "outputs without a change of state"
+            return
         captured = self.logic.capture()
         first = self.changelog[-1][0] + 2 if self.changelog else 0
         # a transaction ends with a marker, which takes an offset too
