@@ -44,9 +44,11 @@ docs: setup ## write the generated pages of docs/ anew
 schemas: setup ## write schemas/generated anew
 	$(BIN)/hedgerow schemas export
 
-bench: setup ## the benchmarks that need nothing installed; each ends with a line of JSON
+bench: setup ## the benchmarks; each ends with a line of JSON (the last one needs Java 17 and Maven, or HEDGEROW_KAFKA)
 	$(RUN)/python -m bench.codec
 	$(RUN)/python -m bench.table_layout
+	$(RUN)/python -m bench.kernel_arguments
+	$(RUN)/python -m bench.acceptance --scenario clean --rate 2000 --seconds 10
 
 acceptance: setup ## the flow on a real Kafka under load and faults, judged by the oracle (SCENARIO=clean|kill|pause|scale|all)
 	$(RUN)/python -m bench.acceptance --scenario $(or $(SCENARIO),clean) $(ARGS)

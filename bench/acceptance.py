@@ -83,6 +83,7 @@ class Outcome:
             "dlq": verdict.balance["dlq"],
             "rerouted": verdict.balance["rerouted"],
             "fills": verdict.fills,
+            "exec_id_not_compared": verdict.unsettled,
             **{kind: verdict.problems.counts[kind] for kind in KINDS},
             "recovery_s": round(max(self.recoveries, default=0.0), 2),
             **self.notes,
@@ -230,14 +231,10 @@ class Run:
         """Return the input partitions of which not every record below `ends` is committed."""
         committed = self.committed()
         behind = [place for place in self._inputs if committed[place] < ends[place]]
-        if any(ends[place] - committed[place] > MARKERS for place in behind):
+        if not behind or any(ends[place] - committed[place] > MARKERS for place in behind):
             return behind
-
-        def unread(place: Place) -> bool:
-            first = next(self.cluster.read(place, committed[place]), None)
-            return first is not None and first.offset < ends[place]
-
-        return [place for place in behind if unread(place)]
+        first = self.cluster.first_after({place: committed[place] for place in behind})
+        return [place for place in behind if first.get(place, ends[place]) < ends[place]]
 
     def lag(self) -> str:
         """Return in words how far behind the group is."""
@@ -396,6 +393,10 @@ def accept(options: Options, cluster: Cluster, folder: Path) -> Outcome:
         run.end()
     ledger = read_ledger(folder / "ledger.ndjson")
     verdict = judge(cluster, ledger, Path(schemas.__path__[0]) / "simulation.toml", max(1, min(2, os.cpu_count() or 1)))
+    if verdict.evidence:
+        with (folder / "evidence.ndjson").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in verdict.evidence)
+        say(f"all inputs of orders that differ are in {file.name}")
     return Outcome(options, verdict, run.recoveries, run.notes)
 
 

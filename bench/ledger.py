@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 Place = tuple[str, int]
 """(topic, partition)."""
@@ -59,17 +59,39 @@ class Cluster:
     def ends(self, places: Collection[Place], committed: bool = False) -> dict[Place, int]:
         """Return the end offset of every partition; `committed`: up to the first transaction that is still open."""
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-        asked = {TopicPartition(*place): OffsetSpec.latest() for place in places}
+        asked = {TopicPartition(*place): OffsetSpec.latest() for place in places}  # type: ignore[no-untyped-call]
         answers = self.admin.list_offsets(asked, isolation_level=level, request_timeout=10)
         return {(part.topic, part.partition): answer.result(20).offset for part, answer in answers.items()}
 
-    def read(self, place: Place, start: int = OFFSET_BEGINNING) -> Iterator[Record]:
-        """Yield every committed record of a partition from `start` on, up to where it ends now. Raises ReadError."""
+    def read(self, places: Collection[Place]) -> Iterator[tuple[Place, Record]]:
+        """Yield every committed record of some partitions, up to where they end now; in offset order within each. Raises ReadError."""
+        for message in self._consume(dict.fromkeys(places, OFFSET_BEGINNING), lambda _: False):
+            place = (message.topic() or "", message.partition() or 0)
+            yield place, Record(message.offset() or 0, message.key() or b"", message.value() or b"")
+
+    def read_lane(self, topics: Collection[str], lane: int) -> dict[str, list[Record]]:
+        """Return every committed record of one partition number of some topics."""
+        found: dict[str, list[Record]] = {topic: [] for topic in topics}
+        for (topic, _), record in self.read([(topic, lane) for topic in topics]):
+            found[topic].append(record)
+        return found
+
+    def first_after(self, starts: Mapping[Place, int]) -> dict[Place, int]:
+        """Return the offset of the first committed record at or after `starts` in each partition that has one. Raises ReadError."""
+        found: dict[Place, int] = {}
+        for message in self._consume(starts, lambda place: place in found):
+            found.setdefault((message.topic() or "", message.partition() or 0), message.offset() or 0)
+        return found
+
+    def _consume(self, starts: Mapping[Place, int], enough: Callable[[Place], bool]) -> Iterator[Message]:
+        """Yield messages until every partition is at its end, or `enough` was read of it."""
+        names = ", ".join(f"{topic}[{partition}]" for topic, partition in starts)
         consumer = Consumer(
             {
                 "log_level": 0,
                 "queued.max.messages.kbytes": 32_768,
                 "fetch.message.max.bytes": 8_388_608,
+                "fetch.wait.max.ms": 10,
                 **self.options,
                 "bootstrap.servers": self.bootstrap,
                 "group.id": "hedgerow-acceptance-reader",
@@ -80,21 +102,25 @@ class Cluster:
                 "enable.partition.eof": True,
             }
         )
+        left = set(starts)
         try:
-            consumer.assign([TopicPartition(*place, start)])
+            consumer.assign([TopicPartition(*place, start) for place, start in starts.items()])
             heard = time.monotonic()
-            while True:
-                for message in consumer.consume(10_000, 0.2):
+            while left:
+                for message in consumer.consume(10_000, 0.05):
                     heard = time.monotonic()
                     error = message.error()
+                    place = (message.topic() or "", message.partition() or 0)
                     if error is None:
-                        yield Record(message.offset(), message.key() or b"", message.value() or b"")
+                        yield message
+                        if enough(place):
+                            left.discard(place)
                     elif error.code() == KafkaError._PARTITION_EOF:
-                        return
+                        left.discard(place)
                     elif not error.retriable():
-                        raise ReadError(f"{place[0]}[{place[1]}]: {error.str()}")
+                        raise ReadError(f"{names}: {error.str()}")
                 if time.monotonic() - heard > _QUIET_S:
-                    raise ReadError(f"{place[0]}[{place[1]}] could not be read to its end: nothing came for {_QUIET_S:.0f} s")
+                    raise ReadError(f"{names} could not be read to the end: nothing came for {_QUIET_S:.0f} s")
         finally:
             consumer.close()
 

@@ -788,6 +788,11 @@ class LaneOracle:
         versions = self._rescale(order, before)
         if versions:
             self._note(Reason.split_applied, report)
+        if order.holds:
+            # what consumers already have must be rescaled at once, held or not
+            for version in [v for v in versions if v.chain.version]:
+                self._publish(order, version)
+                versions.remove(version)
         self._settle(order, versions)
         if report.exec_id is not None and report.key is not None:
             for waiter in list(self._waiting):
@@ -894,17 +899,14 @@ class LaneOracle:
         quantity, price, link = effective(order, chain)
         if link is not known or not quantity:
             return
-        brought = False
-        if repeat.fee is not None:
-            if chain.fee is None:
-                chain.fee, brought = repeat.fee, True
-            elif chain.fee != repeat.fee:
-                self._note(Reason.attribute_mismatch, repeat)
-        if repeat.liquidity is not None:
-            if chain.liquidity is None:
-                chain.liquidity, brought = repeat.liquidity, True
-            elif chain.liquidity != repeat.liquidity:
-                self._note(Reason.attribute_mismatch, repeat)
+        fee_differs = repeat.fee is not None and chain.fee is not None and chain.fee != repeat.fee
+        liquidity_differs = repeat.liquidity is not None and chain.liquidity is not None and chain.liquidity != repeat.liquidity
+        if fee_differs or liquidity_differs:
+            self._note(Reason.attribute_mismatch, repeat)
+            return
+        brought = (repeat.fee is not None and chain.fee is None) or (repeat.liquidity is not None and chain.liquidity is None)
+        chain.fee = chain.fee or repeat.fee
+        chain.liquidity = chain.liquidity or repeat.liquidity
         if brought:
             assert link.exec_id is not None
             name = "FILLED" if link is chain.root else "CORRECTED"

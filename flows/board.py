@@ -118,7 +118,7 @@ class Level:
 
 def board(f: Figures) -> RenderableType:
     """Return the board: 100 columns, 30 lines at most."""
-    top = _side_by_side(_flow(f), _balance(f), 50, 50)
+    top = _side_by_side(_flow(f), _balance(f), 42, 58)
     middle = _side_by_side(_slippage(f), _dead(f), 64, 36)
     return Group(_head(f), top, middle, _fills(f), Text(f.note, style=_QUIET, no_wrap=True, overflow="ellipsis"))
 
@@ -142,12 +142,12 @@ def _side_by_side(left: RenderableType, right: RenderableType, left_width: int, 
     return grid
 
 
-def _pairs(*rows: tuple[str, RenderableType, RenderableType]) -> Table:
-    """Return a table of label, value, remark, as wide as a panel of half the board has room for."""
+def _pairs(width: int, *rows: tuple[str, RenderableType, RenderableType]) -> Table:
+    """Return a table of label, value, and remark of the given width."""
     table = Table.grid(padding=(0, 1))
     table.add_column(style=_QUIET, width=11, no_wrap=True)
     table.add_column(justify="right", width=8, no_wrap=True)
-    table.add_column(style=_QUIET, width=25, overflow="ellipsis", no_wrap=True)
+    table.add_column(style=_QUIET, width=width, overflow="ellipsis", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
@@ -159,16 +159,16 @@ def _panel(content: RenderableType, title: str, height: int) -> Panel:
 
 def _flow(f: Figures) -> Panel:
     rows = (
-        ("records in", f"{f.rate_in:,.0f}/s", spark(f.history, 25)),
-        ("records out", f"{f.rate_out:,.0f}/s", "" if f.chunk is None else f"chunks of {f.chunk:.1f} records"),
-        ("latency p50", _ms(f.latency.p50), "gateway → fill readable"),
-        ("        p95", _ms(f.latency.p95), spark(f.p95_history, 25)),
-        ("        p99", _ms(f.latency.p99), f"{f.latency.count:,} fills{f.latency_of}"),
-        ("waited", f"{f.waited:,}", "for others; not in these"),
-        ("commit", _ms(f.commit_ms), "mean of one transaction"),
+        ("records in", f"{f.rate_in:,.0f}/s", spark(f.history, 17)),
+        ("records out", f"{f.rate_out:,.0f}/s", "" if f.chunk is None else f"chunks of {f.chunk:.1f}"),
+        ("latency p50", _ms(f.latency.p50), "report → readable"),
+        ("        p95", _ms(f.latency.p95), spark(f.p95_history, 17)),
+        ("        p99", _ms(f.latency.p99), f"of {f.latency.count:,}{f.latency_of}"),
+        ("waited", f"{f.waited:,}", "fills, for others"),
+        ("commit", _ms(f.commit_ms), "one transaction"),
         ("commits", f"{f.commits_rate:,.0f}/s", ""),
     )
-    return _panel(_pairs(*rows), "flow", _TOP)
+    return _panel(_pairs(17, *rows), "flow", _TOP)
 
 
 def _balance(f: Figures) -> Panel:
@@ -186,7 +186,7 @@ def _balance(f: Figures) -> Panel:
         ("rerouted", f"{c.get('rerouted', 0):,}", "sent to their right lane"),
         ("orders held", f"{c.get('orders_held', 0):,}", f"{c.get('gaps_open', 0):,} open gaps · {f.alerts:,} alerts"),
     )
-    return _panel(_pairs(*rows), "every input ends in one of", _TOP)
+    return _panel(_pairs(33, *rows), "every input ends in one of", _TOP)
 
 
 def _slippage(f: Figures) -> Panel:
@@ -262,10 +262,10 @@ def plain_line(f: Figures) -> str:
 def level_table(levels: Sequence[Level]) -> Table:
     """Return the closing table: metric, aim, what was reached, the verdict."""
     table = Table(box=box.SIMPLE_HEAD, title="service levels of this run", title_justify="left", pad_edge=False)
-    table.add_column("metric", width=30)
-    table.add_column("aim", width=20)
-    table.add_column("reached", width=36)
-    table.add_column("", width=6)
+    table.add_column("metric")
+    table.add_column("aim")
+    table.add_column("reached")
+    table.add_column("", min_width=6, no_wrap=True)
     styles = {"ok": "green", "missed": "bold red", "not measured here": _QUIET}
     for before, level in zip([None, *levels], levels, strict=False):
         if before is not None and before.correct and not level.correct:

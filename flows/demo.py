@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from rich.live import Live
 
@@ -231,10 +233,10 @@ class _Demo:
         client = settings.client_config()
         admin = connect(settings.bootstrap, client)
         group = settings.group_of(FLOW)
-        members = admin.describe_consumer_groups([group])[group].result().members
+        members = _members(admin, group)
         if members:
             raise TopicsError(
-                f"the group {group} at {settings.bootstrap} has {len(members)} running worker(s): the demo runs its own; stop them first"
+                f"the group {group} at {settings.bootstrap} has {members} running worker(s): the demo runs its own; stop them first"
             )
         made = create_topics(settings.bootstrap, settings.partitions, settings.replication, client)
         self.lanes = len(admin.list_topics(timeout=10.0).topics[REPORTS].partitions)
@@ -341,7 +343,7 @@ class _Demo:
                 history=tuple(self.history),
                 p95_history=tuple(self.p95_history),
                 latency=recent if recent.count else self.figures.latency,
-                latency_of=f", last {RECENT_S:.0f} s",
+                latency_of=f" in {RECENT_S:.0f} s",
                 waited=tally.waited,
                 fills=tally.read[FILLS],
                 counts=now.lanes,
@@ -363,15 +365,15 @@ class _Demo:
     def _note(self, lost: int) -> str:
         if lost:
             return f"The embedded broker dropped {lost:,} records before they were read: lower --rate, or use a real Kafka with --kafka."
-        readable = "readable, here before its commit" if self.embedded else "readable, committed"
-        return f"latency: our clock when the fill was {readable}, minus recv_ts_ns of its report"
+        readable = "here before its commit" if self.embedded else "committed"
+        return f"latency: fill readable ({readable}) on our clock, minus recv_ts_ns of its report"
 
     # -- the end --
 
     def _tell(self, sent: Sent, final: Metrics, reader: Reader, settled: bool, code: int | None, worker: _Child) -> int:
         with self.tally.lock:
             self.figures = replace(
-                self.figures, phase="done: figures of the whole run", latency=self.tally.spread(), latency_of="",
+                self.figures, phase="done: the whole run", latency=self.tally.spread(), latency_of="",
                 **_pace(final, self.figures.elapsed_s),
             )  # fmt: skip
         levels = service_levels(sent, self.tally, final, reader.lost, self.embedded)
@@ -408,6 +410,20 @@ class _Demo:
             "every correctness row holds" if good else "NOT every correctness row holds", style="green" if good else "bold red"
         )
         return 0 if good else 1
+
+
+def _members(admin: AdminClient, group: str) -> int:
+    """Return how many consumers are in a group, 0 when there is no such group. Raises DemoError when the broker does not say."""
+    deadline = time.monotonic() + 15.0
+    while True:
+        try:
+            return len(admin.describe_consumer_groups([group], request_timeout=5.0)[group].result().members)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return 0
+            if time.monotonic() > deadline:  # a broker that has just started has no coordinators for a while
+                raise DemoError(f"the group {group} cannot be described: {error.args[0].str()}") from error
+            time.sleep(0.2)
 
 
 def _pace(metrics: Metrics, seconds: float) -> dict[str, Any]:

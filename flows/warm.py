@@ -81,6 +81,7 @@ def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed
     from operators.tape import Tape
 
     before = _tally()
+    tell(0, len(_kernels()))
     with _after_each_compilation(lambda: tell(sum(bool(k.overloads) for k in _kernels()), len(_kernels()))):
         reference = load_reference(Path(Settings.model_fields["reference"].default))
         tape = Tape(reference)
@@ -213,7 +214,7 @@ def _tally() -> tuple[int, int]:
 def _after_each_compilation(told: Callable[[], None]) -> Iterator[None]:
     from numba.core import event
 
-    class Listener(event.Listener):  # type: ignore[misc,no-untyped-call]
+    class Listener(event.Listener):
         def on_start(self, event: Any) -> None:
             pass
 

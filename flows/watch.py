@@ -72,6 +72,8 @@ class Tally:
         self.waited = 0
         self.statuses: Counter[tuple[str, str]] = Counter()
         """(benchmark, status) → fills."""
+        self.unflagged: Counter[str] = Counter()
+        """Benchmark → fills whose figure is there without it, or not there with it."""
         self.venues: dict[str, _Venue] = defaultdict(_Venue)
         self.last: deque[LastFill] = deque(maxlen=8)
         self.unreadable = 0
@@ -83,6 +85,7 @@ class Tally:
         self.read[topic] += 1
         if topic == REPORTS:
             self._report(partition, offset, value)
+        if topic not in (FILLS, AUDIT, DEAD):
             return
         try:
             payload = json.loads(value)["payload"]
@@ -90,7 +93,7 @@ class Tally:
                 self._fill(payload, now_ns)
             elif topic == AUDIT:
                 self._audit(payload)
-            elif topic == DEAD:
+            else:
                 self._dead(payload)
         except (ValueError, KeyError, TypeError):
             self.unreadable += 1  # our own outputs must be readable; the verdict tells when they are not
@@ -147,7 +150,7 @@ class Tally:
             return None
         if payload["latency_ms"] <= 0:
             return None  # the venue's clock is ahead of the gateway's: when the gateway had the report cannot be told from the fill
-        took_ms = (now_ns - payload["exec_ts_ns"]) / 1e6 - payload["latency_ms"]
+        took_ms = float((now_ns - payload["exec_ts_ns"]) / 1e6 - payload["latency_ms"])
         self.latencies.append(took_ms)
         self.recent.append((now_ns, took_ms))
         return took_ms
@@ -162,6 +165,7 @@ class Tally:
         ):
             status = benchmark["status"]
             self.statuses[name, status] += 1
+            self.unflagged[name] += (bps is None) != (status == "missing")
             venue.statuses[name, status] += 1
             if status == "ok" and bps is not None:
                 weight = notional / price * float(benchmark["px"])  # quantity × multiplier × benchmark price (docs/tca.md)
@@ -242,15 +246,12 @@ class Reader(threading.Thread):
         )
         topics = self._consumer.list_topics(timeout=10.0).topics
         places = [TopicPartition(topic, p) for topic in READ for p in topics[topic].partitions]
-        self._next = {}
-        for place in places:
-            place.offset = self._consumer.get_watermark_offsets(place, timeout=10.0)[1]
-            self._next[place.topic, place.partition] = place.offset
-        self._consumer.assign(places)
+        self._next = {(p.topic, p.partition): self._consumer.get_watermark_offsets(p, timeout=10.0)[1] for p in places}
 
     def run(self) -> None:
         """Read until `end`."""
         try:
+            self._assign()
             while not self._over.is_set():
                 first = self._consumer.poll(0.1)
                 if first is None:
@@ -259,22 +260,31 @@ class Reader(threading.Thread):
                 now_ns = time.time_ns()
                 self.last_read = time.monotonic()
                 with self.tally.lock:
-                    for message in messages:
-                        self._take(message, now_ns)
+                    gone = [message for message in messages if not self._take(message, now_ns)]
+                if gone:
+                    self._go_on(gone)
         except (KafkaException, RuntimeError) as error:
             self.failure = error
 
-    def _take(self, message: Any, now_ns: int) -> None:
+    def _assign(self) -> None:
+        self._consumer.assign([TopicPartition(topic, partition, offset) for (topic, partition), offset in self._next.items()])
+
+    def _take(self, message: Any, now_ns: int) -> bool:
+        """Put a message into the tally; return False when it says that the place to read from is not in the topic any more."""
         topic, partition, error = message.topic(), message.partition(), message.error()
-        if error is None:
-            self._next[topic, partition] = message.offset() + 1
-            self.tally.take(topic, partition, message.offset(), message.value() or b"", now_ns)
-        elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            # what was deleted unread is counted; reading goes on where the topic begins now
-            first = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=5.0)[0]
-            self.lost += max(0, first - self._next[topic, partition])
-            self._next[topic, partition] = max(first, self._next[topic, partition])
-            self._consumer.seek(TopicPartition(topic, partition, self._next[topic, partition]))
+        if error is not None:
+            return error.code() not in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+        self._next[topic, partition] = message.offset() + 1
+        self.tally.take(topic, partition, message.offset(), message.value() or b"", now_ns)
+        return True
+
+    def _go_on(self, gone: list[Any]) -> None:
+        """Count what was deleted unread, and go on where those partitions begin now."""
+        for place in {(message.topic(), message.partition()) for message in gone}:
+            first = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=5.0)[0]
+            self.lost += max(0, first - self._next[place])
+            self._next[place] = max(first, self._next[place])
+        self._assign()  # librdkafka refuses to seek after this error
 
     def end(self) -> None:
         """Stop reading and close the consumer."""
@@ -383,12 +393,13 @@ def service_levels(sent: Sent, tally: Tally, worker: Metrics, lost: int, embedde
                f"{received:,} of {sent.inputs:,} + {internal:,} re-sent"),
         _check("each ends in one outcome", "balance closes", counts["balance_mismatch"] == 0, f"off by {counts['balance_mismatch']:,}"),
         _fills_sent(sent, tally),
-        _check("fills on the topic", "as the worker counts", tally.read[FILLS] == counts["fills_published"] and not tally.unreadable,
+        _check("fills on the topic", "all it counts", tally.read[FILLS] == counts["fills_published"] and not tally.unreadable,
                f"{tally.read[FILLS]:,} of {counts['fills_published']:,}"),
         _check("versions repeated, skipped", "0", not tally.repeated and not tally.gaps(),
                f"{tally.repeated} repeated, {tally.gaps()} skipped"),
         _repeats(sent, tally),
         _spoiled(sent, tally),
+        _check("dead letters", "each with its reason", sum(dead_reasons(counts).values()) == counts["dlq"], _dead_share(counts, received)),
         _check("market data taken in", "all sent", worker.broadcast["snapshots"] == sent.quotes,
                f"{worker.broadcast['snapshots']:,} of {sent.quotes:,}"),
     ]  # fmt: skip
@@ -397,7 +408,6 @@ def service_levels(sent: Sent, tally: Tally, worker: Metrics, lost: int, embedde
     rows += [
         _timing("fill → published, p50", _AIM_P50_MS, whole.p50),
         _timing("fill → published, p95", _AIM_P95_MS, whole.p95),
-        Level("dead letters", "kept with reason", _dead_share(counts, received), "ok"),
         _slippage("slippage against arrival", tally, "arrival"),
         _slippage("slippage against mid", tally, "mid"),
         Level("exactly once through crashes", "none lost or twice", "not measured here", "not measured here"),
@@ -470,4 +480,5 @@ def _slippage(metric: str, tally: Tally, benchmark: str) -> Level:
     if not total:
         return Level(metric, "given, or flagged", "no fill to measure", "not measured here")
     shares = {status: 100 * tally.statuses[benchmark, status] / total for status in ("ok", "stale", "missing")}
-    return Level(metric, "given, or flagged", " ".join(f"{status} {share:.1f}%" for status, share in shares.items()), "ok")
+    return Level(metric, "given, or flagged", " ".join(f"{status} {share:.1f}%" for status, share in shares.items()),
+                 "missed" if tally.unflagged[benchmark] else "ok")  # fmt: skip

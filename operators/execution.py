@@ -19,6 +19,7 @@ from operators import context as c
 from operators import fold, reconcile
 from operators import slots as s
 from operators.memory import Map, Memory
+from operators.normalise import DAY_NS, EPOCH_DAY_2000
 from operators.publish import LEVEL_EXPIRED, QUERIES, audit, wait_counter
 from operators.scaled import average
 from schemas.chunk import Bytes, Capture, Chunk, Ints, Records, join
@@ -652,7 +653,7 @@ class ExecutionLogic:
             for name in ("order", "root", "parent", "child", "next_exec"):
                 mark_row[name] = -1
             mark_row["kind"], mark_row["root"] = s.K_ACK, mark
-            mark_row["expires"] = int(scalars[g.S_NEWEST_DAY]) + 35
+            mark_row["expires"] = max(int(scalars[g.S_NEWEST_DAY]), now_ns // DAY_NS - EPOCH_DAY_2000) + KEEP_ORDER_DAYS
             work[c.W_INTENT] = intent
             reject = int(row[HOLD_ACTION]) == s.HOLD.code("payload.action", "REJECT")
             verdict = Reason.operator_rejected if reject else Reason.hold_released
@@ -663,6 +664,11 @@ class ExecutionLogic:
                 who = f"{_DETAIL[Reason.operator_rejected]}: {self._text(inp, row, HOLD_OPERATOR)}: {self._text(inp, row, HOLD_WHY)}"
                 self._reject(intent, now_ns, who)
             reconcile.release(self._lay(inp), intent)
+            if reject:  # what was taken back may not be all that was wrong
+                order = int(self.ledger.intents.arrays.rows[intent]["first_order"])
+                while order >= 0:
+                    reconcile.check_totals(self._lay(inp), order)
+                    order = int(self.ledger.orders.arrays.rows[order]["next_order"])
             woken = self._flush(HOLDS, inp, original, explain)
             if woken:
                 self._take_again(woken, now_ns, 1)

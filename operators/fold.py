@@ -44,7 +44,7 @@ def order_qty(m: Map, order: int) -> int:
 def done_for_day(m: Map, order: int) -> bool:
     """Return whether the order is done for the day: nothing newer restated it and no later trade date was seen."""
     o = mem.orders(m)[order]
-    return o.dfd_ts > 0 and o.restated_ts <= o.dfd_ts and o.day <= o.dfd_day
+    return o.dfd_ts > 0 and newer(o.dfd_ts, o.dfd_seq, o.restated_ts, o.restated_seq) and o.day <= o.dfd_day
 
 
 @njit
@@ -89,7 +89,7 @@ def status(m: Map, order: int) -> int:
         return s.OS_FILLED
     if flags & g.O_STOPPED:
         return s.OS_STOPPED
-    if o.susp_ts > o.resume_ts:
+    if o.susp_ts > 0 and not newer(o.resume_ts, o.resume_seq, o.susp_ts, o.susp_seq):
         return s.OS_SUSPENDED
     if flags & g.O_CANCELED:
         return s.OS_CANCELED
@@ -130,30 +130,14 @@ def tail_of(m: Map, root: int) -> int:
 
 
 @njit
-def refloor(m: Map, order: int) -> None:
-    """Recompute the floor of the newest replace: the effective quantity of executions not newer than it."""
-    o = mem.orders(m)[order]
-    rows = mem.execs(m)
-    total = 0
-    at = np.int64(o.head)
-    while at >= 0:
-        if not newer(rows[at].ts, np.int64(rows[at].seq), o.repl_ts, o.repl_seq) or (
-            rows[at].ts == o.repl_ts and np.int64(rows[at].seq) == o.repl_seq
-        ):
-            total += rows[tail_of(m, at)].qty
-        at = np.int64(rows[at].next_exec)
-    o.floor = total
-    touch(mem.orders_table(m), order)
-
-
-@njit
 def take_replace(m: Map, order: int, ts: int, seq: int) -> None:
     """Note a REPLACED or RESTATED; the newest one sets the floor."""
     o = mem.orders(m)[order]
     if newer(ts, seq, o.repl_ts, o.repl_seq):
         o.repl_ts = ts
         o.repl_seq = seq
-        refloor(m, order)
+        o.floor = total_as_of(m, order, ts, seq)
+        touch(mem.orders_table(m), order)
 
 
 @njit
@@ -167,7 +151,7 @@ def see_day(m: Map, order: int, date: int) -> None:
 
 
 @njit
-def add_effect(m: Map, order: int, root: int, old_qty: int, old_px: int, new_qty: int, new_px: int, root_date: int) -> None:
+def add_effect(m: Map, order: int, old_qty: int, old_px: int, new_qty: int, new_px: int, root_date: int) -> None:
     """Replace the effect of a chain on the sums: (old_qty, old_px) by (new_qty, new_px). `root_date`: trade date of the chain's first link."""
     o = mem.orders(m)[order]
     hi, lo = o.not_hi, o.not_lo
@@ -181,9 +165,6 @@ def add_effect(m: Map, order: int, root: int, old_qty: int, old_px: int, new_qty
     o.cum += delta
     if root_date == o.day:
         o.day_cum += delta
-    x = mem.execs(m)[root]
-    if o.repl_ts > 0 and (x.ts < o.repl_ts or (x.ts == o.repl_ts and np.int64(x.seq) <= o.repl_seq)):
-        o.floor += delta
     if o.intent >= 0:
         mem.intents(m)[o.intent].cum += delta
         touch(mem.intents_table(m), o.intent)
@@ -306,8 +287,8 @@ def split_px(m: Map, order: int, px: int) -> int:
 
 
 @njit
-def total_as_of(m: Map, order: int) -> int:
-    """Return the effective quantity of the facts not newer than the venue's newest statement of its total."""
+def total_as_of(m: Map, order: int, ts: int, seq: int) -> int:
+    """Return the effective quantity of an order's facts not newer than a time."""
     o = mem.orders(m)[order]
     rows = mem.execs(m)
     total = 0
@@ -316,7 +297,7 @@ def total_as_of(m: Map, order: int) -> int:
         link = at
         effective = 0
         while link >= 0:
-            if newer(o.st_ts, o.st_seq, rows[link].ts, np.int64(rows[link].seq)):
+            if newer(ts, seq, rows[link].ts, np.int64(rows[link].seq)):
                 effective = rows[link].qty
             link = np.int64(rows[link].child)
         total += effective
@@ -326,18 +307,29 @@ def total_as_of(m: Map, order: int) -> int:
 
 @njit
 def note_fact(m: Map, order: int, row: int, delta: int) -> None:
-    """Keep `as_of` right after a fact was folded: facts newer than the statement do not count in it."""
+    """Keep `as_of` and `floor` right after a fact was folded: what is newer than the statement or the replace does not count in them."""
     o = mem.orders(m)[order]
     x = mem.execs(m)[row]
     seq = np.int64(x.seq)
     if newer(x.ts, seq, o.last_ts, o.last_seq):
         o.last_ts = x.ts
         o.last_seq = seq
+    first = np.int64(x.root) == row
     if o.st_set == 1 and newer(o.st_ts, o.st_seq, x.ts, seq):
-        if np.int64(x.root) == row:
-            o.as_of += delta
-        else:
-            o.as_of = total_as_of(m, order)
+        o.as_of = o.as_of + delta if first else total_as_of(m, order, o.st_ts, o.st_seq)
+    if o.repl_ts > 0 and newer(o.repl_ts, o.repl_seq, x.ts, seq):
+        o.floor = o.floor + delta if first else total_as_of(m, order, o.repl_ts, o.repl_seq)
+    touch(mem.orders_table(m), order)
+
+
+@njit
+def restate(m: Map, order: int) -> None:
+    """Recompute `as_of` and `floor` after quantities on file were changed."""
+    o = mem.orders(m)[order]
+    if o.st_set == 1:
+        o.as_of = total_as_of(m, order, o.st_ts, o.st_seq)
+    if o.repl_ts > 0:
+        o.floor = total_as_of(m, order, o.repl_ts, o.repl_seq)
     touch(mem.orders_table(m), order)
 
 
@@ -347,6 +339,8 @@ def state_total(m: Map, order: int, cum: int, ts: int, seq: int) -> None:
     o = mem.orders(m)[order]
     if cum == NULL:
         return
+    if o.split_ts > 0 and ts < o.split_ts:
+        cum = split_qty(m, order, cum)
     if o.st_set == 1:
         if not newer(ts, seq, o.st_ts, o.st_seq) or (ts == o.st_ts and seq == o.st_seq and cum <= o.stated):
             return
@@ -354,7 +348,7 @@ def state_total(m: Map, order: int, cum: int, ts: int, seq: int) -> None:
     o.st_ts = ts
     o.st_seq = seq
     o.st_set = 1
-    o.as_of = o.cum if newer(ts, seq, o.last_ts, o.last_seq) else total_as_of(m, order)
+    o.as_of = o.cum if newer(ts, seq, o.last_ts, o.last_seq) else total_as_of(m, order, o.st_ts, o.st_seq)
     touch(mem.orders_table(m), order)
 
 

@@ -289,7 +289,7 @@ def publish(
     row[s.F_ORDER], row[s.F_ORDER + 1] = t.order_hi, t.order_lo
     row[s.F_FILL], row[s.F_FILL + 1] = fill_hi, fill_lo
     row[s.F_SYMBOL], row[s.F_SYMBOL + 1] = put_intent_text(m, intent, 0), np.int64(t.symbol_len)
-    row[s.F_ACCOUNT], row[s.F_ACCOUNT + 1] = put_intent_text(m, intent, 1), np.int64(t.account_len)
+    row[s.F_ACCOUNT], row[s.F_ACCOUNT + 1] = source[s.R_ACCOUNT], source[s.R_ACCOUNT + 1]
     row[s.F_BOOK], row[s.F_BOOK + 1] = put_intent_text(m, intent, 2), np.int64(t.book_len)
     sell = (x.flags & g.X_SELL) != 0
     row[s.F_SIDE] = s.SIDE_SELL if sell else s.SIDE_BUY
@@ -354,21 +354,19 @@ def wait_counter(reason: int) -> int:
 
 
 @njit
-def uncount(m: Map, pend: int) -> None:
-    """Take a waiting report off the pending counts; off the dead letters if its clock had run out."""
-    p = mem.pendings(m)[pend]
-    if p.level == LEVEL_EXPIRED:
-        mem.scalars(m)[g.S_DLQ] -= 1
-        mem.scalars(m)[g.S_RESOLVED] += 1
-    else:
-        mem.scalars(m)[g.S_PENDING] -= 1
-        mem.scalars(m)[wait_counter(np.int64(p.reason))] -= 1
+def is_expired(m: Map, pend: int) -> bool:
+    """Return whether a waiting report is in the DLQ already: its outcome stays that, whatever it still does."""
+    return pend >= 0 and np.int64(mem.pendings(m)[pend].level) == LEVEL_EXPIRED
 
 
 @njit
 def leave_pending(m: Map, pend: int) -> None:
     """Count a waiting report that was taken again out of the pending ones, and have it forgotten."""
-    uncount(m, pend)
+    if is_expired(m, pend):
+        mem.scalars(m)[g.S_RESOLVED] += 1
+    else:
+        mem.scalars(m)[g.S_PENDING] -= 1
+        mem.scalars(m)[wait_counter(np.int64(mem.pendings(m)[pend].reason))] -= 1
     n = mem.n(m)[c.N_DONE]
     mem.done(m)[n] = pend
     mem.n(m)[c.N_DONE] = n + 1
@@ -378,22 +376,24 @@ def leave_pending(m: Map, pend: int) -> None:
 def settle(m: Map, counter: int) -> None:
     """Give the record at hand its one outcome: published, duplicate, dlq or rerouted (a number of the scalars)."""
     w = mem.work(m)
-    mem.scalars(m)[counter] += 1
     w[c.W_SETTLED] = counter
+    if not is_expired(m, w[c.W_PEND]):
+        mem.scalars(m)[counter] += 1
     if w[c.W_PEND] >= 0:
         leave_pending(m, w[c.W_PEND])
 
 
 @njit
 def dead_letter(m: Map, reason: int) -> None:
-    """Send the record at hand to the DLQ."""
+    """Send the record at hand to the DLQ, unless it is there already."""
     w = mem.work(m)
-    n = mem.n(m)[c.N_DLQ]
-    mem.dlqs(m)[n, 0] = w[c.W_REC]
-    mem.dlqs(m)[n, 1] = reason
-    mem.dlqs(m)[n, 2] = w[c.W_PEND]
-    mem.n(m)[c.N_DLQ] = n + 1
-    mem.scalars(m)[g.S_DEAD + reason] += 1
+    if not is_expired(m, w[c.W_PEND]):
+        n = mem.n(m)[c.N_DLQ]
+        mem.dlqs(m)[n, 0] = w[c.W_REC]
+        mem.dlqs(m)[n, 1] = reason
+        mem.dlqs(m)[n, 2] = w[c.W_PEND]
+        mem.n(m)[c.N_DLQ] = n + 1
+        mem.scalars(m)[g.S_DEAD + reason] += 1
     settle(m, g.S_DLQ)
 
 
@@ -434,19 +434,21 @@ def park(
         mem.parks(m)[n, 0] = pend
         mem.parks(m)[n, 1] = w[c.W_REC]
         mem.n(m)[c.N_PARK] = n + 1
-    else:
-        uncount(m, pend)
-    mem.scalars(m)[g.S_PENDING] += 1
+        mem.scalars(m)[g.S_PENDING] += 1
+        mem.scalars(m)[wait_counter(reason)] += 1
+    elif not is_expired(m, pend):
+        mem.scalars(m)[wait_counter(np.int64(mem.pendings(m)[pend].reason))] -= 1
+        mem.scalars(m)[wait_counter(reason)] += 1
     p = mem.pendings(m)[pend]
     p.reason = reason
     p.since_ns = now
-    p.due_ns = due_ns
-    p.level = 0
+    if p.level != LEVEL_EXPIRED:
+        p.due_ns = due_ns
+        p.level = 0
     p.exec = execution
     p.order = order
     touch(mem.pendings_table(m), pend)
     append_waiting(m, key_hi, key_lo, pend)
-    mem.scalars(m)[wait_counter(reason)] += 1
     w[c.W_SETTLED] = g.S_PENDING
     return pend
 

@@ -530,6 +530,7 @@ def enrich(m: Map, row: int) -> None:
     if mismatch:
         w[c.W_INTENT] = np.int64(mem.orders(m)[x.order].intent)
         audit(m, ATTRIBUTE_MISMATCH, s.OUT_NOTE, np.int64(x.order), np.int64(x.root), 0, NULL, NULL)
+        return
     brings = (fee != 0 and x.flags & g.X_FEE == 0) or (liquidity != 0 and known_liquidity == 0)
     if not brings or x.flags & (g.X_WAITING | g.X_UNFOLDED) or x.root < 0:
         return
@@ -641,12 +642,20 @@ def put_version(m: Map, row: int) -> None:
     qty = x.qty
     if row == root:
         note_attributes(m, record, row)
-        publish(m, order, root, s.ST_FILLED, qty, x.px, qty, True)
+        o = mem.orders(m)[order]
+        w = mem.work(m)
+        if o.split_ts > 0 and x.ts < o.split_ts and x.flags & g.X_ESTIMATE == 0:
+            # A fill from before a split that comes after it: as it was, then as the split made it.
+            publish(m, order, root, s.ST_FILLED, w[c.W_QTY], w[c.W_PX], w[c.W_QTY], True)
+            publish(m, order, root, s.ST_CORRECTED, qty, x.px, qty - w[c.W_QTY], False)
+        else:
+            publish(m, order, root, s.ST_FILLED, qty, x.px, qty, True)
     else:
         before = published_tail(m, root, -1)
         tail = published_tail(m, root, row)
         if tail == row and np.int64(x.kind) != s.K_BUST:
             note_attributes(m, record, row)
+        x.flags |= g.X_PUBLISHED
         put_tail(m, root, tail, rows[tail].qty - rows[before].qty, tail == row)
     x.flags |= g.X_PUBLISHED
     touch(mem.execs_table(m), row)
@@ -718,7 +727,7 @@ def fold_trade(m: Map, order: int, row: int) -> None:
     if fold.is_terminal(m, order):
         audit(m, AFTER_TERMINAL, s.OUT_NOTE, order, row, 0, x.qty, NULL)
     fold.link_execution(m, order, row)
-    fold.add_effect(m, order, row, 0, 0, x.qty, x.px, w[c.W_DATE])
+    fold.add_effect(m, order, 0, 0, x.qty, x.px, w[c.W_DATE])
 
 
 @njit
@@ -739,13 +748,12 @@ def reverse_estimates(m: Map, order: int, qty: int) -> None:
         x = rows[oldest]
         taken = min(rest, x.qty)
         old = x.qty
-        fold.add_effect(m, order, oldest, old, x.px, old - taken, x.px, date_of(m, oldest))
+        fold.add_effect(m, order, old, x.px, old - taken, x.px, date_of(m, oldest))
         x.qty = old - taken
         touch(mem.execs_table(m), oldest)
         o.est_open -= taken
         rest -= taken
-        if o.st_set == 1:
-            o.as_of = fold.total_as_of(m, order)
+        fold.restate(m, order)
         audit(m, REVERSED, s.OUT_NOTE, order, oldest, 0, taken, NULL)
         if x.flags & g.X_PUBLISHED:
             if x.qty == 0:
@@ -772,7 +780,7 @@ def fold_link(m: Map, order: int, row: int, after: int) -> int:
     fold.keep_chain(m, row)
     if tail != after:
         return 0
-    fold.add_effect(m, order, root, old_qty, old_px, x.qty, x.px, date_of(m, root))
+    fold.add_effect(m, order, old_qty, old_px, x.qty, x.px, date_of(m, root))
     return x.qty - old_qty
 
 
@@ -803,6 +811,22 @@ def waits_for_me(m: Map, record: int, ancestor: int) -> bool:
             return True
         at = np.int64(mem.pendings(m)[at].next_pending)
     return False
+
+
+@njit
+def know_parent(m: Map, record: int, row: int) -> None:
+    """Tell the links that wait for the record at hand, which waits itself, what row it has: so that a cycle can be seen."""
+    hi, lo = own_key(m, record, 0)
+    wait = find(mem.waits_table(m), np.uint64(hi), np.uint64(lo) ^ np.uint64(g.TAG_REF))
+    if wait < 0:
+        return
+    at = np.int64(mem.waits(m)[wait].head)
+    while at >= 0:
+        link = np.int64(mem.pendings(m)[at].exec)
+        if link >= 0:
+            mem.execs(m)[link].parent = row
+            touch(mem.execs_table(m), link)
+        at = np.int64(mem.pendings(m)[at].next_pending)
 
 
 @njit
@@ -849,6 +873,8 @@ def take_link(m: Map, order: int, known: int) -> None:
         if row < 0:
             row = new_execution(m, order)
             rows[row].flags |= g.X_WAITING
+            know_parent(m, record, row)
+        rows[row].parent = parent
         hi, lo = reference_key(m, record, 0)
         audit(m, R_REF_UNKNOWN, s.OUT_PENDING, order, -1, 0, NULL, NULL)
         park(m, R_REF_UNKNOWN, np.uint64(hi), np.uint64(lo) ^ np.uint64(g.TAG_REF), row, order, mem.in_where(m)[3] + WAIT_REF_NS)
@@ -934,10 +960,8 @@ def take_split(m: Map, order: int, num: int, den: int) -> None:
     o.split_den = den
     o.split_ts = w[c.W_TS]
     touch(mem.orders_table(m), order)
-    if o.st_set == 1:
+    if o.st_set == 1 and o.st_ts < o.split_ts:
         o.stated = fold.split_qty(m, order, o.stated)
-    if o.repl_ts > 0:
-        o.floor = fold.split_qty(m, order, o.floor)
     audit(m, SPLIT, s.OUT_NOTE, order, -1, 0, num, den)
     # What consumers were shown before is put aside at the free end of `done` (room_for counted the order's executions).
     aside = mem.done(m)
@@ -955,10 +979,9 @@ def take_split(m: Map, order: int, num: int, den: int) -> None:
                 rows[link].px = fold.split_px(m, order, rows[link].px)
                 touch(mem.execs_table(m), link)
                 link = np.int64(rows[link].child)
-            fold.add_effect(m, order, at, old_qty, old_px, rows[tail].qty, rows[tail].px, date_of(m, at))
+            fold.add_effect(m, order, old_qty, old_px, rows[tail].qty, rows[tail].px, date_of(m, at))
         at = np.int64(rows[at].next_exec)
-    if o.st_set == 1:
-        o.as_of = fold.total_as_of(m, order)
+    fold.restate(m, order)
 
 
 @njit
@@ -979,6 +1002,14 @@ def put_split(m: Map, order: int) -> None:
 
 
 @njit
+def resume(m: Map, order: int, ts: int, seq: int) -> None:
+    """Note what ends a suspension."""
+    o = mem.orders(m)[order]
+    if fold.newer(ts, seq, o.resume_ts, o.resume_seq):
+        o.resume_ts, o.resume_seq = ts, seq
+
+
+@njit
 def take_state(m: Map, order: int) -> None:
     """Apply a report that moves no quantity."""
     w = mem.work(m)
@@ -992,19 +1023,20 @@ def take_state(m: Map, order: int) -> None:
     _, _, client = find_id(m, s.R_VENUE, s.R_CLIENT, record, TAG_CLIENT)
     if kind == s.K_NEW:
         o.flags |= g.O_ACKED
-        o.resume_ts = max(o.resume_ts, ts)
+        resume(m, order, ts, seq)
         fold.state_qty(m, order, qty, ts, seq, fold.RANK_STATED)
     elif kind == s.K_CANCELED:
         o.flags |= g.O_CANCELED
     elif kind == s.K_EXPIRED:
         o.flags |= g.O_EXPIRED
     elif kind == s.K_REPLACED or kind == s.K_RESTATED:
-        o.resume_ts = max(o.resume_ts, ts)
+        resume(m, order, ts, seq)
         old = fold.order_qty(m, order)
         split = False
         if kind == s.K_RESTATED:
-            o.restated_ts = max(o.restated_ts, ts)
-            if source[s.R_RESTATEMENT] == 0 and qty != NULL and qty > 0 and old > 0 and ts > o.qty_ts and qty != old:
+            if fold.newer(ts, seq, o.restated_ts, o.restated_seq):
+                o.restated_ts, o.restated_seq = ts, seq
+            if source[s.R_RESTATEMENT] == 0 and qty != NULL and qty > 0 and o.qty_rank > 0 and ts > o.qty_ts and qty != old:
                 take_split(m, order, qty, old)
                 split = True
         elif client >= 0:
@@ -1014,8 +1046,8 @@ def take_state(m: Map, order: int) -> None:
         if split:
             put_split(m, order)
     elif kind == s.K_DONE_FOR_DAY:
-        if ts > o.dfd_ts:
-            o.dfd_ts = ts
+        if fold.newer(ts, seq, o.dfd_ts, o.dfd_seq):
+            o.dfd_ts, o.dfd_seq = ts, seq
             o.dfd_day = w[c.W_DATE]
     elif kind == s.K_REJECTED:
         if source[s.R_ORD_STATUS] == NULL or source[s.R_ORD_STATUS] == s.OS_REJECTED:
@@ -1032,7 +1064,8 @@ def take_state(m: Map, order: int) -> None:
     elif kind == s.K_STOPPED:
         o.flags |= g.O_STOPPED
     elif kind == s.K_SUSPENDED:
-        o.susp_ts = max(o.susp_ts, ts)
+        if fold.newer(ts, seq, o.susp_ts, o.susp_seq):
+            o.susp_ts, o.susp_seq = ts, seq
     elif kind == s.K_CALCULATED:
         o.flags |= g.O_CALCULATED
     if kind != s.K_PENDING_REPLACE and kind != s.K_CANCEL_REJECT:
@@ -1150,6 +1183,8 @@ def take_report(m: Map, i: int, again: int) -> None:
             new_execution(m, order)
         audit(m, ACCEPTED, s.OUT_PUBLISHED, order, -1, 0, NULL, NULL)
         settle(m, g.S_PUBLISHED)
+        if keyed:
+            wake_followers(m, i)
         return
     if kind == s.K_TRADE and known < 0:
         mhi, mlo, said = match_key(m, i, order)
@@ -1620,25 +1655,26 @@ def release(m: Map, intent: int) -> int:
 
 @njit
 def take_back(m: Map, row: int) -> None:
-    """Undo the fold of an unpublished execution and forget it (an operator refused it). Later links of its chain must be gone already."""
+    """Undo the fold of an unpublished execution an operator refused. Later links of its chain must be gone already. Its key stays known."""
     rows = mem.execs(m)
     x = rows[row]
     order = np.int64(x.order)
     if x.flags & (g.X_UNFOLDED | g.X_WAITING) == 0:
-        root = np.int64(x.root)
+        root, parent = np.int64(x.root), np.int64(x.parent)
         if root == row:
-            fold.add_effect(m, order, row, x.qty, x.px, 0, 0, date_of(m, row))
+            fold.add_effect(m, order, x.qty, x.px, 0, 0, date_of(m, row))
             fold.unlink_execution(m, order, row)
             if x.flags & g.X_ESTIMATE:
                 mem.orders(m)[order].est_open -= x.qty
         else:
             if x.child < 0:
-                before = rows[x.parent]
-                fold.add_effect(m, order, root, x.qty, x.px, before.qty, before.px, date_of(m, root))
+                before = rows[parent]
+                fold.add_effect(m, order, x.qty, x.px, before.qty, before.px, date_of(m, root))
             fold.chain_out(m, row)
-    remove(mem.execs_table(m), row)
-    if mem.orders(m)[order].st_set == 1:
-        mem.orders(m)[order].as_of = fold.total_as_of(m, order)
+            x.parent = parent
+    x.flags = (x.flags & ~(g.X_WAITING)) | g.X_UNFOLDED | g.X_REFUSED
+    touch(mem.execs_table(m), row)
+    fold.restate(m, order)
 
 
 @njit
@@ -1677,7 +1713,13 @@ def evict_executions(m: Map, start: int, stop: int) -> int:
     gone = 0
     for row in range(start, min(stop, mem.execs_table(m).meta[1])):
         x = rows[row]
-        if x.live == 0 or np.int64(x.expires) >= today or np.int64(x.root) != row and np.int64(x.kind) != s.K_ACK:
+        if x.live == 0 or np.int64(x.expires) >= today:
+            continue
+        if x.flags & g.X_REFUSED or np.int64(x.kind) == s.K_ACK:
+            remove(mem.execs_table(m), row)
+            gone += 1
+            continue
+        if np.int64(x.root) != row:
             continue
         if x.flags & (g.X_WAITING | g.X_UNFOLDED):
             continue

@@ -31,6 +31,7 @@ ORDER = row_type(
         ("cum", "i8"), ("not_hi", "u8"), ("not_lo", "u8"), ("day_cum", "i8"), ("est_open", "i8"),
         ("stated", "i8"), ("as_of", "i8"), ("last_ts", "i8"), ("last_seq", "i8"), ("st_ts", "i8"), ("st_seq", "i8"), ("gap", "i8"),
         ("dfd_ts", "i8"), ("restated_ts", "i8"), ("susp_ts", "i8"), ("resume_ts", "i8"),
+        ("dfd_seq", "i8"), ("restated_seq", "i8"), ("susp_seq", "i8"), ("resume_seq", "i8"),
         ("split_num", "i8"), ("split_den", "i8"), ("split_ts", "i8"), ("early_size", "i8"), ("early_ts", "i8"),
         ("intent", "i4"), ("next_order", "i4"), ("head", "i4"), ("first_id", "i4"),
         ("day", "i4"), ("dfd_day", "i4"), ("nexec", "i4"), ("clock", "i4"), ("venue", "i4"),
@@ -61,6 +62,7 @@ X_PUBLISHED, X_WAITING, X_UNFOLDED, X_ESTIMATE, X_FEE = 1, 2, 4, 8, 16
 X_LIQUIDITY, X_LIQUIDITY_SHIFT = 96, 5
 X_SELL, X_SIDE, X_SECONDARY = 128, 256, 512
 X_SOURCE, X_SOURCE_SHIFT = 7168, 10
+X_REFUSED = 8192
 
 MATCH = row_type([("exec", "i4"), ("expires", "u2")])
 """A venue's id of the trade, key = hash of (venue, account, instrument, id, side, venue order)."""

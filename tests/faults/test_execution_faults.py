@@ -5,17 +5,34 @@ Nothing may be lost, repeated or out of balance, and every fill and venue order 
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.acceptance import Options, Outcome, accept, warm
 from bench.ledger import Cluster, Record, read_ledger
-from bench.oracle import REPORT, ROUTE
-from bench.verdict import Audit, Problems, play
+from bench.oracle import REPORT, ROUTE, LaneOracle
+from bench.verdict import (
+    AUDIT,
+    GENESIS,
+    Audit,
+    Fill,
+    LaneTask,
+    LaneVerdict,
+    Letter,
+    Problems,
+    check_fills,
+    check_letters,
+    play,
+    read_audits,
+)
 from flows.run import fault_of
 from flows.settings import SettingsError
 from tests.conftest import fresh_topics
+from tests.support import REFERENCE, T0, correlation, report, route
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +124,83 @@ def test_play_audits_out_of_offset_order_are_told() -> None:
     wrong: list[str] = []
     play(Listener(), {REPORT: records(0, 1)}, audits, wrong.append)  # type: ignore[arg-type]
     assert wrong
+
+
+def lane_with_one_fill() -> tuple[LaneOracle, LaneTask]:
+    """Return an oracle that published one fill and buried one report, and a task in which the flow did the same."""
+    oracle = LaneOracle(0, 1, REFERENCE)
+    oracle.feed(ROUTE, 0, b"", route(correlation(1)), T0)
+    oracle.feed(REPORT, 0, b"", report("TRADE", correlation(1), T0, exec_id="E1", venue_order_id="V1", last_qty="5", last_px="10"), T0)
+    oracle.feed(REPORT, 1, b"k", b"{", T0)
+    (fill,) = oracle.fills
+    numbers = ("signed_delta", "filled_size", "price", "cum_size", "leaves_size", "avg_price", "residual_size", "residual_notional")
+    same = ("status", "order_id", "symbol", "side", "venue", "account", "book", "exec_id", "provisional", "commission", "commission_ccy")
+    shown: dict[str, Any] = {name: str(getattr(fill, name)) for name in numbers} | {name: getattr(fill, name) for name in same}
+    shown |= {"liquidity_flag": fill.liquidity, "latency_ms": float(fill.latency_ms)}
+    first = (fill.venue, fill.account, fill.symbol, fill.exec_id, str(fill.exec_ts_ns), fill.correlation_id)
+    published = Fill("id", 1, fill.correlation_id, first, shown)
+    task = LaneTask(Cluster(""), 0, 1, Path(), {}, [published], [Letter(REPORT, 1, "json_malformed", b"k", b"{")])
+    return oracle, task
+
+
+def test_check_fills_same_fill_is_no_problem() -> None:
+    oracle, task = lane_with_one_fill()
+    verdict = LaneVerdict(0)
+    check_fills(task, oracle, verdict)
+    assert not verdict.problems.counts, verdict.problems.texts
+
+
+def test_check_fills_missing_fill_is_lost_and_its_order_suspect() -> None:
+    oracle, task = lane_with_one_fill()
+    task.fills.clear()
+    verdict = LaneVerdict(0)
+    check_fills(task, oracle, verdict)
+    assert verdict.problems.counts == {"lost": 1}
+    assert verdict.suspects == {correlation(1)}
+
+
+@pytest.mark.parametrize(("name", "value"), [("price", "10.01"), ("cum_size", "6"), ("side", "SELL"), ("latency_ms", 0.0)])
+def test_check_fills_one_figure_off_is_a_mismatch(name: str, value: object) -> None:
+    oracle, task = lane_with_one_fill()
+    task.fills[0].shown[name] = value
+    verdict = LaneVerdict(0)
+    check_fills(task, oracle, verdict)
+    assert verdict.problems.counts == {"state_mismatch": 1}
+
+
+@pytest.mark.parametrize(
+    ("letters", "kinds"),
+    [
+        ([Letter(REPORT, 1, "json_malformed", b"k", b"{")], {}),
+        ([Letter(REPORT, 1, "json_malformed", b"k", b"}")], {"lost": 1}),
+        ([Letter(REPORT, 1, "oversize", b"k", b"{")], {"state_mismatch": 1}),
+        ([], {"lost": 1}),
+    ],
+)
+def test_check_letters_tells_what_is_wrong(letters: list[Letter], kinds: dict[str, int]) -> None:
+    oracle, task = lane_with_one_fill()
+    task.letters[:] = letters
+    problems = Problems()
+    check_letters(task, {REPORT: [Record(0, b"", b""), Record(1, b"k", b"{")]}, oracle, problems)
+    assert problems.counts == kinds
+
+
+def test_read_audits_record_taken_out_breaks_the_chain() -> None:
+    chain, previous = [], GENESIS
+    for number in range(3):
+        payload = {
+            "lane": 0, "seq": number, "prev_sha256": previous, "reason": "accepted", "outcome": "published",
+            "input": {"topic": REPORT, "partition": 0, "offset": number},
+        }  # fmt: skip
+        value = json.dumps({"type": AUDIT, "ts_ns": T0, "payload": payload}).encode()
+        previous = sha256(value).hexdigest()
+        chain.append(Record(number, b"0", value))
+    _, task = lane_with_one_fill()
+    whole, broken = Problems(), Problems()
+    assert len(read_audits(task, chain, whole)) == 3
+    read_audits(task, [chain[0], chain[2]], broken)
+    assert not whole.counts
+    assert broken.counts["lost"] >= 1
 
 
 def test_problems_unknown_kind_is_refused() -> None:
