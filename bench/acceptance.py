@@ -311,7 +311,7 @@ def clean(run: Run) -> None:
 def kill(run: Run) -> None:
     """One worker dies in the middle of every Nth commit; either is killed from outside at moments of the seed."""
     o, random = run.options, run.random
-    nth = random.randint(int(2.5 * o.seconds), int(6 * o.seconds))
+    nth = random.randint(25, 75)  # of each of its lives: a worker under load commits 5 to 25 times a second
     flow = run.start_workers(2, f"execution-0/before_commit:{nth}")
     count = max(1, round(o.seconds / 20))
     moments = [0.15 + 0.7 * (i + random.random()) / count for i in range(count)]

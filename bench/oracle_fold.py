@@ -363,7 +363,11 @@ def difference(order: VenueOrder) -> Fraction:
     newest = max(totals, key=lambda report: (report.time, report.arrival))
     assert newest.cum_qty is not None
     # facts newer than the statement move it as they move our own total, so only what is not newer can differ
-    return newest.cum_qty - cum(order, newest.time)
+    found = newest.cum_qty - cum(order, newest.time)
+    for restated, ratio in splits(order):  # both were in the units of before the split
+        if newest.time[0] < restated.time[0]:
+            found *= ratio
+    return found
 
 
 def overfilled(order: VenueOrder, intent: Intent | None) -> bool:

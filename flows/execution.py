@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from flows.runtime import Flow
+from flows.settings import Settings
 from operators.execution import ExecutionLogic
 from operators.lane import BroadcastLogic, LaneLogic
 from operators.tape import Tape
 from schemas import registry
 from schemas.reference import Reference, load_reference
-
-from flows.runtime import Flow
-from flows.settings import Settings
 
 
 def flow_of(reference: Reference) -> Flow:

@@ -354,9 +354,7 @@ class ExecutionLogic:
 
     # ---- what the kernels decided ------------------------------------------------------------------------------------
 
-    def _flush(
-        self, topic: int, inp: c.Input, original: Callable[[int], tuple[bytes, bytes]], explain: Callable[[int], str]
-    ) -> list[int]:
+    def _flush(self, topic: int, inp: c.Input, original: Callable[[int], tuple[bytes, bytes]], explain: Callable[[int], str]) -> list[int]:
         """Turn the outputs into records, keep parked bytes, forget what is done; return the heads of lists to take next."""
         out = self._out
         n = out.n

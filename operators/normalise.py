@@ -148,7 +148,16 @@ def put_part(out: Bytes, at: int, data: Bytes, start: int, length: int) -> int:
 
 @njit
 def exec_key(
-    m: Map, row: Ints, arena: Bytes, scratch: Bytes, venue: int, id_start: int, id_length: int, order_start: int, order_length: int, date: int
+    m: Map,
+    row: Ints,
+    arena: Bytes,
+    scratch: Bytes,
+    venue: int,
+    id_start: int,
+    id_length: int,
+    order_start: int,
+    order_length: int,
+    date: int,
 ) -> tuple[int, int]:
     """Return the UUIDv5 of an execution key: the venue's parts as netstrings in the order V A I E O, then the date (0: left out)."""
     mask = mem.venues(m)[venue, c.V_KEY]

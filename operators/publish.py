@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from operators import context as c
-from operators import memory as mem
 from operators import fold
+from operators import memory as mem
 from operators import slots as s
 from operators.memory import Map, copy_bytes, copy_row, float_word, put_word
 from operators.normalise import DAY_NS, EPOCH_DAY_2000, NS_MESSAGE_HI, NS_MESSAGE_LO
@@ -70,9 +70,7 @@ def put_order_venue(m: Map, order: int) -> int:
 
 
 @njit
-def audit(
-    m: Map, reason: int, outcome: int, order: int, root: int, version: int, size: int, other: int
-) -> None:
+def audit(m: Map, reason: int, outcome: int, order: int, root: int, version: int, size: int, other: int) -> None:
     """Write an audit record about the record at hand. order, root: rows or -1; size, other: scaled quantities or NULL."""
     w = mem.work(m)
     n = mem.n(m)[c.N_AUDIT]
@@ -415,9 +413,7 @@ def append_waiting(m: Map, key_hi: np.uint64, key_lo: np.uint64, pend: int) -> N
 
 
 @njit
-def park(
-    m: Map, reason: int, key_hi: np.uint64, key_lo: np.uint64, execution: int, order: int, due_ns: int
-) -> int:
+def park(m: Map, reason: int, key_hi: np.uint64, key_lo: np.uint64, execution: int, order: int, due_ns: int) -> int:
     """Let the record at hand wait for a thing; return its pending row. due_ns 0: no clock."""
     w = mem.work(m)
     now = mem.in_where(m)[3]

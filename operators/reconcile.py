@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from operators import context as c
-from operators import memory as mem
 from operators import fold
+from operators import memory as mem
 from operators import slots as s
 from operators.memory import Map, copy_bytes, copy_row, put_word
 from operators.normalise import civil_from_days, correlate, exec_key, normalise
@@ -53,7 +53,12 @@ CHAIN_FORK, CHAIN_CYCLE, CHAIN_DEAD = R["chain_fork"], R["chain_cycle"], R["chai
 REF_NOT_TRADE, REF_CROSS_ORDER = R["ref_not_trade"], R["ref_cross_order"]
 OVERFILL, REGRESSION = R["overfill"], R["cum_regression"]
 SIDE_MISMATCH, INSTRUMENT_MISMATCH, ACCOUNT_MISMATCH = R["side_mismatch"], R["instrument_mismatch"], R["account_mismatch"]
-GAP_OPENED, GAP_CLOSED, ATTRIBUTE_MISMATCH, AVG_PX_MISMATCH = R["gap_opened"], R["gap_closed"], R["attribute_mismatch"], R["avg_px_mismatch"]
+GAP_OPENED, GAP_CLOSED, ATTRIBUTE_MISMATCH, AVG_PX_MISMATCH = (
+    R["gap_opened"],
+    R["gap_closed"],
+    R["attribute_mismatch"],
+    R["avg_px_mismatch"],
+)
 AFTER_TERMINAL, CLOCK_SKEW, REVERSED, SPLIT = R["fill_after_terminal"], R["clock_skew"], R["provisional_reversed"], R["split_applied"]
 HOLD_RELEASED, ORDER_HELD, OPERATOR_REJECTED = R["hold_released"], R["order_held"], R["operator_rejected"]
 DUP_SECONDARY, DUP_SUPERSEDED, DUP_ENRICHED = R["duplicate_secondary"], R["duplicate_superseded"], R["duplicate_enriched"]
@@ -179,24 +184,23 @@ def check_totals(m: Map, order: int) -> None:
     """Compare with the venue's total and with the order's size: gaps, regressions, overfills, and what they hold."""
     o = mem.orders(m)[order]
     now = mem.in_where(m)[3]
-    if o.st_set == 1:
-        d = o.stated - o.as_of
-        gap = d if d > 0 else 0
-        if gap > 0 and o.gap == 0:
-            mem.scalars(m)[g.S_GAPS] += 1
-            audit(m, GAP_OPENED, s.OUT_NOTE, order, -1, 0, gap, o.stated)
-            start_clock(m, order, g.CLOCK_GAP, now, now + QUERY_NS)
-        if gap == 0 and o.gap > 0:
-            mem.scalars(m)[g.S_GAPS] -= 1
-            audit(m, GAP_CLOSED, s.OUT_NOTE, order, -1, 0, o.gap, o.stated)
-            stop_clock(m, order, g.CLOCK_GAP)
-        if gap != o.gap:
-            o.gap = gap
-            touch(mem.orders_table(m), order)
-        if d < 0:
-            hold(m, order, g.H_REGRESSION, REGRESSION)
-        else:
-            unhold(m, order, g.H_REGRESSION)
+    d = o.stated - o.as_of if o.st_set == 1 else 0
+    gap = d if d > 0 else 0
+    if gap > 0 and o.gap == 0:
+        mem.scalars(m)[g.S_GAPS] += 1
+        audit(m, GAP_OPENED, s.OUT_NOTE, order, -1, 0, gap, o.stated)
+        start_clock(m, order, g.CLOCK_GAP, now, now + QUERY_NS)
+    if gap == 0 and o.gap > 0:
+        mem.scalars(m)[g.S_GAPS] -= 1
+        audit(m, GAP_CLOSED, s.OUT_NOTE, order, -1, 0, o.gap, o.stated)
+        stop_clock(m, order, g.CLOCK_GAP)
+    if gap != o.gap:
+        o.gap = gap
+        touch(mem.orders_table(m), order)
+    if d < 0:
+        hold(m, order, g.H_REGRESSION, REGRESSION)
+    else:
+        unhold(m, order, g.H_REGRESSION)
     qty = fold.order_qty(m, order)
     if qty > 0 and o.cum > qty:
         if o.venue >= 0 and mem.venues(m)[o.venue, c.V_HOLD] == 1:
@@ -677,9 +681,7 @@ def published_tail(m: Map, root: int, besides: int) -> int:
 
 
 @njit
-def put_tail(
-    m: Map, root: int, tail: int, delta: int, own: bool
-) -> None:
+def put_tail(m: Map, root: int, tail: int, delta: int, own: bool) -> None:
     """Publish a chain's effective link: a correction with its values, or a bust with those it undoes."""
     rows = mem.execs(m)
     order = np.int64(rows[root].order)
@@ -1672,6 +1674,9 @@ def take_back(m: Map, row: int) -> None:
                 fold.add_effect(m, order, x.qty, x.px, before.qty, before.px, date_of(m, root))
             fold.chain_out(m, row)
             x.parent = parent
+    o = mem.orders(m)[order]
+    if o.st_set == 1 and o.st_ts == x.ts and o.st_seq == np.int64(x.seq):
+        o.st_set = 0  # the total it stated is refused with it; the next report states one
     x.flags = (x.flags & ~(g.X_WAITING)) | g.X_UNFOLDED | g.X_REFUSED
     touch(mem.execs_table(m), row)
     fold.restate(m, order)

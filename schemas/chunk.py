@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -23,7 +24,7 @@ def split(data: Bytes, bounds: Ints) -> list[bytes]:
     """Return the parts as bytes objects: the inverse of `join`."""
     whole = data.tobytes()
     edges = bounds.tolist()
-    return [whole[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [whole[a:b] for a, b in pairwise(edges)]
 
 
 @dataclass(frozen=True, slots=True)

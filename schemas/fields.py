@@ -92,9 +92,7 @@ _LOWER = b"abcdefghijklmnopqrstuvwxyz0123456789"
 _ALNUM = _UPPER + b"abcdefghijklmnopqrstuvwxyz"
 
 
-def token(
-    charset: bytes, max_len: int, min_len: int = 1, prefix: bytes = b"", reason: Reason = Reason.field_invalid
-) -> Spec:
+def token(charset: bytes, max_len: int, min_len: int = 1, prefix: bytes = b"", reason: Reason = Reason.field_invalid) -> Spec:
     """ASCII text over `charset` of `min_len` to `max_len` characters after `prefix`."""
     return Spec("token", charset=charset, prefix=prefix, min_len=min_len, max_len=max_len, reason=reason)
 

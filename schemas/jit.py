@@ -43,7 +43,7 @@ def cache_dir() -> Path:
 
 
 os.environ["NUMBA_CACHE_DIR"] = str(cache_dir())
-numba.config.reload_config()  # type: ignore[no-untyped-call]  # numba ships no type information
+numba.config.reload_config()
 
 
 def njit(function: F) -> F:

@@ -119,7 +119,7 @@ class Changelog:
         if fingerprint != self.fingerprint:
             raise StateMismatch(
                 f"changelog offset {offset} was written with other row types than this version has: run the version that wrote it, "
-                "or let it drain and start with an empty changelog (docs/guarantees.md, \"Upgrades\")"
+                'or let it drain and start with an empty changelog (docs/guarantees.md, "Upgrades")'
             )
         at = _HEADER.size
         while at < len(value):
