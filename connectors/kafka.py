@@ -72,23 +72,23 @@ class StartupError(SessionError):
     """The settings or the topics are wrong: starting again will not help until somebody changes them."""
 
 
-class BrokerUnreachable(StartupError):  # noqa: N818 - says what is the matter
+class BrokerUnreachable(StartupError):
     """No broker answered at start-up."""
 
 
-class Fenced(SessionError):  # noqa: N818 - the field's word
+class Fenced(SessionError):
     """Somebody else owns what this worker thought it owned; nothing it had open was committed."""
 
 
-class Aborted(SessionError):  # noqa: N818 - the field's word
+class Aborted(SessionError):
     """A transaction could not be committed and was aborted; start again from the last commit."""
 
 
-class OffsetsDisagree(SessionError):  # noqa: N818 - says what is the matter
+class OffsetsDisagree(SessionError):
     """State, committed offsets and what the input topics hold do not fit together; somebody must look."""
 
 
-class Interrupted(SessionError):  # noqa: N818 - says what happened
+class Interrupted(SessionError):
     """A stop was asked for during a long wait."""
 
 

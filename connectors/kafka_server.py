@@ -38,7 +38,7 @@ _FETCH_TIMEOUT_S = 600.0
 _LOCAL = "127.0.0.1"
 
 
-class BrokerUnavailable(RuntimeError):  # noqa: N818 - says what is the matter
+class BrokerUnavailable(RuntimeError):
     """The broker cannot be fetched, started or reached; the message says what to do."""
 
 

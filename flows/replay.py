@@ -369,7 +369,6 @@ def _run(
     """Feed slice after slice: its quotes to the tape, then its routes and reports to their lanes, then one commit."""
     # imported here: loading the kernels takes seconds, and a file that cannot be read is named before that
     from operators.execution import ExecutionLogic
-
     from operators.tape import Tape
 
     tape = Tape(reference)
