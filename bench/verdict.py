@@ -499,6 +499,7 @@ def check_fills(task: LaneTask, oracle: LaneOracle, verdict: LaneVerdict) -> Non
         if fill.version == 1:
             names[fill.fill_id] = (fill.venue, fill.account, fill.symbol, fill.exec_id, str(fill.exec_ts_ns), fill.correlation_id)
         expected[names[fill.fill_id], fill.version] = _shown(fill)
+    shown = dict(expected)
     for published in task.fills:
         theirs = expected.pop((published.first, published.version), None)
         what = f"{'|'.join(published.first)} version {published.version}"
@@ -509,21 +510,22 @@ def check_fills(task: LaneTask, oracle: LaneOracle, verdict: LaneVerdict) -> Non
         ours = {name: Decimal(v) if name in NUMBERS and v is not None else v for name, v in published.shown.items()}
         skipped = (() if theirs["status"] == "FILLED" else ATTRIBUTES) + (() if published.version == 1 else ("latency_ms",))
         odd = [name for name in theirs if name not in skipped and ours[name] != theirs[name]]
-        if odd == ["exec_id"] and _unsettled(published, ours):
+        if odd == ["exec_id"] and _unsettled(published, ours, shown.get((published.first, published.version - 1))):
             verdict.unsettled += 1
         elif odd:
             told = ", ".join(f"{name} {ours[name]} (oracle {theirs[name]})" for name in odd)
             verdict.suspects.add(published.correlation_id)
             problems.add("state_mismatch", f"{what}: {told}")
-    for (name, version), shown in expected.items():
+    for (name, version), missing in expected.items():
         verdict.suspects.add(name[-1])
-        problems.add("lost", f"never published: {'|'.join(name)} version {version} {shown['status']} {shown['signed_delta']}")
+        problems.add("lost", f"never published: {'|'.join(name)} version {version} {missing['status']} {missing['signed_delta']}")
 
 
-def _unsettled(published: Fill, ours: dict[str, Any]) -> bool:
-    """Whether the rules leave open whose exec_id a version carries: a correction that comes late and changes nothing, and a restatement
-    without an id, where the flow puts the fill's."""
-    return bool(ours["status"] == "CORRECTED" and (ours["signed_delta"] == 0 or ours["exec_id"] == published.fill_id))
+def _unsettled(published: Fill, ours: dict[str, Any], before: dict[str, Any] | None) -> bool:
+    """Whether the rules leave open whose exec_id a version carries: a correction that comes late and changes neither size nor price of the
+    version before, and a restatement without an id, where the flow puts the fill's."""
+    same = before is not None and all(ours[name] == before[name] for name in ("filled_size", "price"))
+    return bool(ours["status"] == "CORRECTED" and (same or ours["exec_id"] == published.fill_id))
 
 
 def _check_state(

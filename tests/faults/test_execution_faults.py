@@ -168,6 +168,23 @@ def test_check_fills_one_figure_off_is_a_mismatch(name: str, value: object) -> N
     assert verdict.problems.counts == {"state_mismatch": 1}
 
 
+def test_check_fills_exec_id_is_excused_only_where_nothing_else_changes() -> None:
+    oracle, task = lane_with_one_fill()
+    for offset, (exec_id, px, ts) in enumerate((("E2", "11", T0 + 2), ("E3", "12", T0 + 3)), 2):
+        refers = {"exec_ref_id": "E1" if exec_id == "E2" else "E2", "venue_order_id": "V1", "last_qty": "5", "last_px": px}
+        oracle.feed(REPORT, offset, b"", report("CORRECT", correlation(1), ts, exec_id=exec_id, **refers), T0)
+    first = task.fills[0]
+    for fill in oracle.fills[1:]:
+        shown = first.shown | {"status": "CORRECTED", "price": str(fill.price), "signed_delta": "0", "avg_price": str(fill.avg_price)}
+        shown |= {"exec_id": "wrong", "residual_notional": "0"}
+        task.fills.append(first._replace(version=fill.version, shown=shown))
+    verdict = LaneVerdict(0)
+    check_fills(task, oracle, verdict)
+    assert verdict.unsettled == 0
+    assert verdict.problems.counts == {"state_mismatch": 2}, verdict.problems.texts
+    assert all("exec_id wrong" in text for text in verdict.problems.texts)
+
+
 @pytest.mark.parametrize(
     ("letters", "kinds"),
     [
