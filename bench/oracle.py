@@ -135,7 +135,7 @@ class FillVersion:
 
 @dataclass
 class _Input:
-    """One input record on its way. `arrived_ns` starts its clocks."""
+    """One input record on its way. `arrived_ns` starts the clock of what it waits for."""
 
     place: Place
     key: bytes
@@ -591,14 +591,16 @@ class LaneOracle:
             order = self._new_order(report.correlation, report.venue)
         if order is not None:
             self._join_ids(order, *ids)
+            report.leg = order
         if report.kind not in MOVES and mismatch is not None:
+            if order is not None:
+                self._remember(report)
             self._note(Reason.attribute_mismatch, report)
             self._set(report.place, "published", Reason.attribute_mismatch)
             return
         if order is None:
             self._set(report.place, "published", Reason.accepted)
             return
-        report.leg = order
         if mismatch is None:
             self._remember(report)
         if report.kind not in MOVES:
@@ -636,7 +638,7 @@ class LaneOracle:
                 continue
             if "O" in link.venue.key and report.venue_order_id != link.venue_order_id:
                 continue
-            if own - horizon <= _date(report.trade_date) <= own + timedelta(days=1):
+            if not link.venue.dated_key or own - horizon <= _date(report.trade_date) <= own + timedelta(days=1):
                 found.append(report)
         return max(found, key=lambda report: (report.leg is link.leg, report.trade_date), default=None)
 
@@ -672,6 +674,7 @@ class LaneOracle:
             if found is None:
                 if report not in self._waiting:
                     self._waiting.append(report)
+                    self._inputs[report.place].arrived_ns = self._now
                     self._set(report.place, "pending", Reason.ref_unknown)
                 return
             chain = found
@@ -932,18 +935,26 @@ class LaneOracle:
             return
         self._decided.add(message.msg_id)
         self._set(place, "published", Reason.hold_released)
-        for order in list(self._orders.get(message.correlation_id, [])):
-            if message.payload.action == "RELEASE":
-                self._release(order)
-            else:
+        orders = self._orders.get(message.correlation_id, [])
+        if message.payload.action == "RELEASE":
+            self._release(orders)
+        else:
+            for order in orders:
                 self._reject(order)
 
-    def _release(self, order: VenueOrder) -> None:
-        order.holds.clear()
-        held, order.held = order.held, []
+    def _release(self, orders: list[VenueOrder]) -> None:
+        by_first = sorted((order for order in orders if order.held), key=lambda order: order.held[0].arrival)
+        held = [report for order in by_first for report in order.held]
+        waiting = [version for order in orders for version in order.queue]
+        for order in orders:
+            order.holds.clear()
+            order.held, order.queue = [], []
         for report in held:
+            order = report.leg
+            assert order is not None
             if report.folded:
                 order.held.append(report)
+                order.queue += [version for version in waiting if version.cause is report]
                 self._flush_one(order, report)
                 continue
             if self._mismatch(report) is Reason.instrument_mismatch:
@@ -952,7 +963,8 @@ class LaneOracle:
                 continue
             report.released = True
             self._fold_execution(report)
-        self._flush(order)
+        for order in orders:
+            self._flush(order)
 
     def _flush_one(self, order: VenueOrder, report: Report) -> None:
         """Publish the versions of one report, unless the order is held (again)."""
@@ -976,6 +988,7 @@ class LaneOracle:
                 continue
             report.folded = False
             order.facts.remove(report)
+            order.refused.append(report)
             chain = report.chain
             assert chain is not None
             if chain.root is report:

@@ -93,6 +93,8 @@ class VenueOrder:
     venue: VenueRules
     ids: set[tuple[str, str]] = field(default_factory=set)
     facts: list[Report] = field(default_factory=list)
+    refused: list[Report] = field(default_factory=list)
+    """Facts an operator refused: the date and the order quantity they told stay told."""
     chains: list[Chain] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
     holds: set[str] = field(default_factory=set)
@@ -179,7 +181,7 @@ def _newest_statement(order: VenueOrder, before: Time | None) -> tuple[str, Frac
     """Return (kind, order quantity, time) of the statement in force."""
     strong: list[tuple[Time, int, str, Fraction]] = []
     weak: list[tuple[Time, int, str, Fraction]] = []
-    for report in order.facts:
+    for report in (*order.facts, *order.refused):
         if report.order_qty is None:
             continue
         row = (report.time, report.arrival, report.kind, report.order_qty)
@@ -211,9 +213,12 @@ def scaled_link(order: VenueOrder, link: Report, until: Time | None = None) -> t
 
 
 def effective(order: VenueOrder, chain: Chain, until: Time | None = None) -> tuple[Fraction, Fraction, Report | None]:
-    """Return (quantity, price, effective link) of a chain, of the facts not newer than `until`; (0, 0, None) if there is none."""
+    """Return (quantity, price, effective link) of a chain, of the facts not newer than `until`; (0, 0, None) if there is none.
+
+    A correction that is older than the execution it corrects (clocks differ) stands by itself in between.
+    """
     links = [link for link in in_order(chain) if until is None or link.time <= until]
-    if not links or links[0] is not chain.root:
+    if not links:
         return ZERO, ZERO, None
     last = links[-1]
     if last.kind == "BUST":
@@ -287,7 +292,7 @@ def done_for_day(order: VenueOrder) -> bool:
         if done.kind != "DONE_FOR_DAY":
             continue
         restated = any(r.kind == "RESTATED" and r.time > done.time for r in order.facts)
-        later_day = any(r.trade_date > done.trade_date for r in order.facts)
+        later_day = any(r.trade_date > done.trade_date for r in (*order.facts, *order.refused))
         if not restated and not later_day:
             return True
     return False
@@ -348,9 +353,9 @@ def status(order: VenueOrder, intent: Intent | None) -> str:
 
 def day_quantities(order: VenueOrder, intent: Intent | None) -> tuple[Fraction, Fraction]:
     """Return (day_order_qty, day_cum): an execution belongs to the trade date of its chain's first link."""
-    if not order.facts:
+    if not order.facts and not order.refused:
         return order_quantity(order, intent), ZERO
-    newest = max(report.trade_date for report in order.facts)
+    newest = max(report.trade_date for report in (*order.facts, *order.refused))
     today = sum((effective(order, c)[0] for c in order.chains if c.root.trade_date == newest), ZERO)
     return order_quantity(order, intent) - (cum(order) - today), today
 

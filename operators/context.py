@@ -21,6 +21,8 @@ from schemas.layout import Layout
 from schemas.reference import Reference
 from state.table import Table, TableArrays
 
+REPORTS, ROUTES, ACKS, HOLDS, ALIASES = range(5)
+"""The inputs by number, in the order of EXECUTION_INPUTS; `where[2]` of an Input."""
 # Columns of Ref.venues
 V_KEY, V_DATED, V_ROOT, V_HORIZON, V_HOLD, V_CARRIES, V_SLA, V_CLOCK, V_ACCOUNTS = range(9)
 # Columns of Ref.instruments

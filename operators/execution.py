@@ -18,6 +18,7 @@ import numpy as np
 from operators import context as c
 from operators import fold, reconcile
 from operators import slots as s
+from operators.context import HOLDS, REPORTS, ROUTES
 from operators.memory import Map, Memory
 from operators.normalise import DAY_NS, EPOCH_DAY_2000
 from operators.publish import LEVEL_EXPIRED, QUERIES, audit, wait_counter
@@ -46,7 +47,6 @@ EVICT_ROWS = 2048
 """Rows looked at per tick for what is past its horizon."""
 KEEP_ORDER_DAYS = 40
 
-REPORTS, ROUTES, ACKS, HOLDS, ALIASES = range(5)
 TOPICS = list(EXECUTION_INPUTS)
 MODELS = (ExecutionReportMessage, RouteIntentMessage, OrderAckMessage, HoldDecisionMessage, AliasMessage)
 NAMESPACE = uuid.UUID("2b7e1516-28ae-42a6-9b1c-f0d35d8a4e52")
@@ -275,15 +275,7 @@ class ExecutionLogic:
         at = 0
         while at < len(inp.ok):
             self.ledger.reserve(len(inp.ok) - at)
-            m = self._lay(inp, legs)
-            if topic == REPORTS:
-                done = reconcile.reports(m, at, again)
-            elif topic == ROUTES:
-                done = reconcile.routes(m, at)
-            elif topic == ACKS:
-                done = reconcile.acks(m, at)
-            else:
-                done = reconcile.aliases(m, at)
+            done = reconcile.take(self._lay(inp, legs), at, again)
             woken = self._flush(topic, inp, original, explain)
             if done == at and not woken:
                 self._grow()
@@ -293,24 +285,25 @@ class ExecutionLogic:
 
     def _take_again(self, heads: list[int], now_ns: int, again: int) -> None:
         """Take waiting reports whose time has come, in the order they came; what one of them wakes comes right after it."""
-        stack = [self._awake(heads, now_ns)]
+        if again:  # of several venue orders, the one whose first report came first; the keys are serial numbers
+            heads = sorted(heads, key=lambda pend: int(self.ledger.pendings.arrays.rows[pend]["khi"]))
+        stack = [self._awake(self._unlist(heads), now_ns)]
         while stack:
             inp, kept, explain, at = stack[-1]
             if at == len(kept):
                 stack.pop()
                 continue
             self.ledger.reserve(len(kept) - at)
-            done = int(reconcile.reports(self._lay(inp), at, again))
+            done = int(reconcile.take(self._lay(inp), at, again))
             woken = self._flush(REPORTS, inp, kept.__getitem__, explain)
             stack[-1] = (inp, kept, explain, done)
             if woken:
-                stack.append(self._awake(woken, now_ns))
+                stack.append(self._awake(self._unlist(woken), now_ns))
             elif done == at:
                 self._grow()
 
-    def _awake(self, heads: list[int], now_ns: int) -> tuple[c.Input, list[tuple[bytes, bytes]], Callable[[int], str], int]:
-        """Return the reports of some lists as a batch to take: input, keys and values, explanations, and where to begin."""
-        waiting = self._unlist(heads)
+    def _awake(self, waiting: list[int], now_ns: int) -> tuple[c.Input, list[tuple[bytes, bytes]], Callable[[int], str], int]:
+        """Return waiting reports as a batch to take: input, keys and values, explanations, and where to begin."""
         kept = [self.ledger.kept(pend) for pend in waiting]
         data, bounds = join([value for _, value in kept])
         batch = self._decoders[REPORTS].decode(data, bounds)
@@ -660,7 +653,9 @@ class ExecutionLogic:
             scalars[g.S_PUBLISHED] += 1
             if reject:
                 who = f"{_DETAIL[Reason.operator_rejected]}: {self._text(inp, row, HOLD_OPERATOR)}: {self._text(inp, row, HOLD_WHY)}"
+                self._flush(HOLDS, inp, original, explain)
                 self._reject(intent, now_ns, who)
+                work[c.W_REC], work[c.W_INTENT] = i, intent
             reconcile.release(self._lay(inp), intent)
             if reject:  # what was taken back may not be all that was wrong
                 order = int(self.ledger.intents.arrays.rows[intent]["first_order"])
@@ -683,20 +678,25 @@ class ExecutionLogic:
             o = self.ledger.orders.arrays.rows[order]
             wait = self.ledger.waits.find(int(o["khi"]), int(o["klo"]) ^ g.TAG_HELD)
             held = self._listed(wait)
-            for pend in reversed(held):
+            for at, pend in enumerate(reversed(held)):
+                if at % 256 == 255:
+                    self._flush_notes(now_ns)
                 row = self.ledger.pendings.arrays.rows[pend]
-                key, value = self.ledger.kept(pend)
-                letters.append(
-                    self._letter(Reason.operator_rejected, detail, key, value, REPORTS, int(row["offset"]), int(row["first_ns"]), now_ns)
-                )
+                if row["level"] != LEVEL_EXPIRED:  # that one is in the DLQ already
+                    key, value = self.ledger.kept(pend)
+                    first_ns, offset = int(row["first_ns"]), int(row["offset"])
+                    letters.append(self._letter(Reason.operator_rejected, detail, key, value, REPORTS, offset, first_ns, now_ns))
+                    self._note(Reason.operator_rejected, s.OUT_DLQ, order, now_ns, offset)
+                    scalars[g.S_PENDING] -= 1
+                    scalars[g.S_WAIT_HELD] -= 1
+                    scalars[g.S_DLQ] += 1
+                    scalars[g.S_DEAD + Reason.operator_rejected] += 1
                 if row["exec"] >= 0:
                     reconcile.take_back(self._lay(self._nothing(now_ns)), int(row["exec"]))
-                scalars[g.S_PENDING] -= 1
-                scalars[g.S_WAIT_HELD] -= 1
-                scalars[g.S_DLQ] += 1
-                scalars[g.S_DEAD + Reason.operator_rejected] += 1
                 reconcile.leave_list(self._lay(self._nothing(now_ns)), pend)
                 self.ledger.forget(pend)
+            fold.back_to_firm_total(self._lay(self._nothing(now_ns)), order)
+            self._flush_notes(now_ns)
             order = int(o["next_order"])
         self._put_letters(letters)
 

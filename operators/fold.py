@@ -315,7 +315,7 @@ def note_fact(m: Map, order: int, row: int, delta: int) -> None:
         o.last_ts = x.ts
         o.last_seq = seq
     first = np.int64(x.root) == row
-    if o.st_set == 1 and newer(o.st_ts, o.st_seq, x.ts, seq):
+    if o.totals & g.T_STATED and newer(o.st_ts, o.st_seq, x.ts, seq):
         o.as_of = o.as_of + delta if first else total_as_of(m, order, o.st_ts, o.st_seq)
     if o.repl_ts > 0 and newer(o.repl_ts, o.repl_seq, x.ts, seq):
         o.floor = o.floor + delta if first else total_as_of(m, order, o.repl_ts, o.repl_seq)
@@ -326,7 +326,7 @@ def note_fact(m: Map, order: int, row: int, delta: int) -> None:
 def restate(m: Map, order: int) -> None:
     """Recompute `as_of` and `floor` after quantities on file were changed."""
     o = mem.orders(m)[order]
-    if o.st_set == 1:
+    if o.totals & g.T_STATED:
         o.as_of = total_as_of(m, order, o.st_ts, o.st_seq)
     if o.repl_ts > 0:
         o.floor = total_as_of(m, order, o.repl_ts, o.repl_seq)
@@ -334,21 +334,42 @@ def restate(m: Map, order: int) -> None:
 
 
 @njit
-def state_total(m: Map, order: int, cum: int, ts: int, seq: int) -> None:
-    """Take the venue's total of a report (NULL: not said) if it is the newest; of equal time the larger total stands."""
+def outdates(cum: int, ts: int, seq: int, stated: int, st_ts: int, st_seq: int) -> bool:
+    """Return whether a total takes the place of another: it is newer, or of equal time and larger."""
+    return newer(ts, seq, st_ts, st_seq) and (ts != st_ts or seq != st_seq or cum > stated)
+
+
+@njit
+def state_total(m: Map, order: int, cum: int, ts: int, seq: int, firm: bool) -> None:
+    """Take the venue's total of a report (NULL: not said) if it is the newest.
+
+    firm: the report waits for nothing, so its total stays whatever an operator refuses; the newest of these is remembered beside the newest.
+    """
     o = mem.orders(m)[order]
     if cum == NULL:
         return
     if o.split_ts > 0 and ts < o.split_ts:
         cum = split_qty(m, order, cum)
-    if o.st_set == 1:
-        if not newer(ts, seq, o.st_ts, o.st_seq) or (ts == o.st_ts and seq == o.st_seq and cum <= o.stated):
-            return
-    o.stated = cum
-    o.st_ts = ts
-    o.st_seq = seq
-    o.st_set = 1
-    o.as_of = o.cum if newer(ts, seq, o.last_ts, o.last_seq) else total_as_of(m, order, o.st_ts, o.st_seq)
+    if firm and (o.totals & g.T_FIRM == 0 or outdates(cum, ts, seq, o.firm, o.firm_ts, o.firm_seq)):
+        o.firm, o.firm_ts, o.firm_seq = cum, ts, seq
+        o.totals |= g.T_FIRM
+        touch(mem.orders_table(m), order)
+    if o.totals & g.T_STATED == 0 or outdates(cum, ts, seq, o.stated, o.st_ts, o.st_seq):
+        o.stated, o.st_ts, o.st_seq = cum, ts, seq
+        o.totals |= g.T_STATED
+        o.as_of = o.cum if newer(ts, seq, o.last_ts, o.last_seq) else total_as_of(m, order, o.st_ts, o.st_seq)
+        touch(mem.orders_table(m), order)
+
+
+@njit
+def back_to_firm_total(m: Map, order: int) -> None:
+    """Let the newest firm total stand again, when what waited was refused; none if there is none."""
+    o = mem.orders(m)[order]
+    if o.totals & g.T_FIRM:
+        o.stated, o.st_ts, o.st_seq = o.firm, o.firm_ts, o.firm_seq
+        o.as_of = total_as_of(m, order, o.st_ts, o.st_seq)
+    else:
+        o.totals = 0
     touch(mem.orders_table(m), order)
 
 

@@ -436,11 +436,12 @@ def park(m: Map, reason: int, key_hi: np.uint64, key_lo: np.uint64, execution: i
         mem.scalars(m)[wait_counter(np.int64(mem.pendings(m)[pend].reason))] -= 1
         mem.scalars(m)[wait_counter(reason)] += 1
     p = mem.pendings(m)[pend]
-    p.reason = reason
-    p.since_ns = now
-    if p.level != LEVEL_EXPIRED:
-        p.due_ns = due_ns
-        p.level = 0
+    if np.int64(p.reason) != reason:  # else the same wait goes on, and its clock
+        p.reason = reason
+        p.since_ns = now
+        if p.level != LEVEL_EXPIRED:
+            p.due_ns = due_ns
+            p.level = 0
     p.exec = execution
     p.order = order
     touch(mem.pendings_table(m), pend)

@@ -61,7 +61,7 @@ GAP_OPENED, GAP_CLOSED, ATTRIBUTE_MISMATCH, AVG_PX_MISMATCH = (
 )
 AFTER_TERMINAL, CLOCK_SKEW, REVERSED, SPLIT = R["fill_after_terminal"], R["clock_skew"], R["provisional_reversed"], R["split_applied"]
 HOLD_RELEASED, ORDER_HELD, OPERATOR_REJECTED = R["hold_released"], R["order_held"], R["operator_rejected"]
-DUP_SECONDARY, DUP_SUPERSEDED, DUP_ENRICHED = R["duplicate_secondary"], R["duplicate_superseded"], R["duplicate_enriched"]
+DUP_SECONDARY, DUP_ENRICHED = R["duplicate_secondary"], R["duplicate_enriched"]
 INSTRUMENT_UNKNOWN, PRECISION, FIELD_INVALID = R["instrument_unknown"], R["precision_exceeds_scale"], R["field_invalid"]
 VENUE_UNKNOWN = R["venue_unknown"]
 
@@ -184,7 +184,7 @@ def check_totals(m: Map, order: int) -> None:
     """Compare with the venue's total and with the order's size: gaps, regressions, overfills, and what they hold."""
     o = mem.orders(m)[order]
     now = mem.in_where(m)[3]
-    d = o.stated - o.as_of if o.st_set == 1 else 0
+    d = o.stated - o.as_of if o.totals & g.T_STATED else 0
     gap = d if d > 0 else 0
     if gap > 0 and o.gap == 0:
         mem.scalars(m)[g.S_GAPS] += 1
@@ -376,6 +376,28 @@ def wait_for_alias(m: Map, record: int, key_hi: np.uint64, key_lo: np.uint64) ->
 
 
 @njit
+def refuse(m: Map, reason: int) -> None:
+    """Send the record at hand to the DLQ for a reason that is its own, no venue order's."""
+    audit(m, reason, s.OUT_DLQ, -1, -1, 0, NULL, NULL)
+    dead_letter(m, reason)
+
+
+@njit
+def begin(m: Map, i: int) -> bool:
+    """Make record i the one at hand; return whether it can be taken, that is, was decoded. What waits already was counted as received."""
+    w = mem.work(m)
+    pend = mem.in_pend(m)[i]
+    w[c.W_REC], w[c.W_PEND], w[c.W_SETTLED] = i, pend, -1
+    w[c.W_INTENT], w[c.W_ORDER], w[c.W_MOVES] = -1, -1, 0
+    if pend < 0:
+        mem.scalars(m)[g.S_RECEIVED] += 1
+    if mem.in_ok(m)[i]:
+        return True
+    refuse(m, np.int64(mem.in_reason(m)[i]))
+    return False
+
+
+@njit
 def same_content(m: Map, row: int) -> bool:
     """Return whether the record at hand says what the execution on file says."""
     w = mem.work(m)
@@ -403,35 +425,15 @@ def same_content(m: Map, row: int) -> bool:
             sell = (x.flags & g.X_SELL) != 0
             if sell != (w[c.W_SIDE] == s.SIDE_SELL):
                 return False
-    if kind != s.K_TRADE:
-        return names_parent(m, row)
-    return True
+    return kind == s.K_TRADE or np.int64(x.next_exec) == reference_print(m, w[c.W_REC])
 
 
 @njit
-def names_parent(m: Map, row: int) -> bool:
-    """Return whether the record's reference is the one the link on file was entered with."""
-    rows = mem.execs(m)
-    record = mem.work(m)[c.W_REC]
-    root = np.int64(rows[row].root)
-    if rows[row].flags & g.X_WAITING:
-        # Its parent is not known: compare what it waits for.
-        hi, lo = reference_key(m, record, 0)
-        wait = find(mem.waits_table(m), np.uint64(hi), np.uint64(lo) ^ np.uint64(g.TAG_REF))
-        if wait < 0:
-            return False
-        at = np.int64(mem.waits(m)[wait].head)
-        while at >= 0:
-            if mem.pendings(m)[at].exec == row:
-                return True
-            at = np.int64(mem.pendings(m)[at].next_pending)
-        return False
-    parent, _ = find_reference(m, record, np.int64(rows[row].order))
-    if parent < 0:
-        return False
-    if mem.venues(m)[mem.work(m)[c.W_VENUE], c.V_ROOT] == 1:
-        return np.int64(rows[parent].root) == root
-    return parent == np.int64(rows[row].parent)
+def reference_print(m: Map, record: int) -> int:
+    """Return a 31-bit print of the id a bust or correct refers to: what a repeat of it must name too."""
+    row = mem.in_rows(m)[record]
+    hi, _ = hash128(mem.in_arena(m), row[s.R_REF_ID], row[s.R_REF_ID + 1], 0)
+    return np.int64(hi >> np.uint64(33))
 
 
 @njit
@@ -585,6 +587,8 @@ def new_execution(m: Map, order: int) -> int:
         x.px = w[c.W_PX]
         if source[s.R_INFERRED] == 1 or source[s.R_PROVISIONAL] == 1:
             x.flags |= g.X_ESTIMATE
+    if w[c.W_KIND] == s.K_BUST or w[c.W_KIND] == s.K_CORRECT:
+        x.next_exec = reference_print(m, record)
     if w[c.W_SIDE] != NULL:
         x.flags |= g.X_SIDE
         if w[c.W_SIDE] == s.SIDE_SELL:
@@ -642,12 +646,12 @@ def put_version(m: Map, row: int) -> None:
     rows = mem.execs(m)
     x = rows[row]
     order, root = np.int64(x.order), np.int64(x.root)
-    record = mem.work(m)[c.W_REC]
+    w = mem.work(m)
+    record = w[c.W_REC]
     qty = x.qty
     if row == root:
         note_attributes(m, record, row)
         o = mem.orders(m)[order]
-        w = mem.work(m)
         if o.split_ts > 0 and x.ts < o.split_ts and x.flags & g.X_ESTIMATE == 0:
             # A fill from before a split that comes after it: as it was, then as the split made it.
             publish(m, order, root, s.ST_FILLED, w[c.W_QTY], w[c.W_PX], w[c.W_QTY], True)
@@ -661,6 +665,7 @@ def put_version(m: Map, row: int) -> None:
             note_attributes(m, record, row)
         x.flags |= g.X_PUBLISHED
         put_tail(m, root, tail, rows[tail].qty - rows[before].qty, tail == row)
+    fold.state_total(m, order, w[c.W_CUM], w[c.W_TS], w[c.W_SEQ], True)
     x.flags |= g.X_PUBLISHED
     touch(mem.execs_table(m), row)
     audit(m, ACCEPTED, s.OUT_PUBLISHED, order, root, np.int64(rows[root].version), qty, NULL)
@@ -849,6 +854,7 @@ def take_link(m: Map, order: int, known: int) -> None:
             return
     parent, here = find_reference(m, record, order)
     root_style = mem.venues(m)[w[c.W_VENUE], c.V_ROOT] == 1
+    waited = known >= 0 and rows[known].flags & g.X_WAITING != 0
     reason = 0
     waiting = False
     if parent < 0:
@@ -858,7 +864,7 @@ def take_link(m: Map, order: int, known: int) -> None:
     else:
         kind = np.int64(rows[parent].kind)
         if rows[parent].flags & g.X_WAITING:
-            if known < 0 and waits_for_me(m, record, parent):
+            if not waited and waits_for_me(m, record, parent):
                 reason = CHAIN_CYCLE
             else:
                 waiting = True
@@ -874,9 +880,11 @@ def take_link(m: Map, order: int, known: int) -> None:
         row = known
         if row < 0:
             row = new_execution(m, order)
+        if not waited:
             rows[row].flags |= g.X_WAITING
             know_parent(m, record, row)
         rows[row].parent = parent
+        touch(mem.execs_table(m), row)
         hi, lo = reference_key(m, record, 0)
         audit(m, R_REF_UNKNOWN, s.OUT_PENDING, order, -1, 0, NULL, NULL)
         park(m, R_REF_UNKNOWN, np.uint64(hi), np.uint64(lo) ^ np.uint64(g.TAG_REF), row, order, mem.in_where(m)[3] + WAIT_REF_NS)
@@ -906,7 +914,7 @@ def finish_fact(m: Map, order: int, row: int, delta: int) -> None:
     record = w[c.W_REC]
     source = mem.in_rows(m)[record]
     fold.note_fact(m, order, row, delta)
-    fold.state_total(m, order, w[c.W_CUM], w[c.W_TS], w[c.W_SEQ])
+    fold.state_total(m, order, w[c.W_CUM], w[c.W_TS], w[c.W_SEQ], False)
     o = mem.orders(m)[order]
     was_held = o.holds != 0
     check_totals(m, order)
@@ -962,8 +970,10 @@ def take_split(m: Map, order: int, num: int, den: int) -> None:
     o.split_den = den
     o.split_ts = w[c.W_TS]
     touch(mem.orders_table(m), order)
-    if o.st_set == 1 and o.st_ts < o.split_ts:
+    if o.totals & g.T_STATED and o.st_ts < o.split_ts:
         o.stated = fold.split_qty(m, order, o.stated)
+    if o.totals & g.T_FIRM and o.firm_ts < o.split_ts:
+        o.firm = fold.split_qty(m, order, o.firm)
     audit(m, SPLIT, s.OUT_NOTE, order, -1, 0, num, den)
     # What consumers were shown before is put aside at the free end of `done` (room_for counted the order's executions).
     aside = mem.done(m)
@@ -1072,7 +1082,7 @@ def take_state(m: Map, order: int) -> None:
         o.flags |= g.O_CALCULATED
     if kind != s.K_PENDING_REPLACE and kind != s.K_CANCEL_REJECT:
         fold.state_qty(m, order, qty, ts, seq, fold.RANK_REPORT)
-    fold.state_total(m, order, w[c.W_CUM], ts, seq)
+    fold.state_total(m, order, w[c.W_CUM], ts, seq, True)
     check_totals(m, order)
     wake_held(m, order)
 
@@ -1100,16 +1110,10 @@ def mismatch_of(m: Map, record: int, intent: int) -> int:
 @njit
 def take_report(m: Map, i: int, again: int) -> None:
     """Take record i: steps 1 to 10 of docs/reconciliation.md. `again`: 1 when it was released by an operator (mismatches are let through)."""
-    w = mem.work(m)
-    pend = mem.in_pend(m)[i]
-    w[c.W_REC], w[c.W_PEND], w[c.W_SETTLED] = i, pend, -1
-    w[c.W_INTENT], w[c.W_ORDER], w[c.W_MOVES] = -1, -1, 0
-    if pend < 0:
-        mem.scalars(m)[g.S_RECEIVED] += 1
-    if not mem.in_ok(m)[i]:
-        audit(m, np.int64(mem.in_reason(m)[i]), s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-        dead_letter(m, np.int64(mem.in_reason(m)[i]))
+    if not begin(m, i):
         return
+    w = mem.work(m)
+    pend = w[c.W_PEND]
     known = -1
     waited_for = 0
     if pend >= 0:
@@ -1118,8 +1122,7 @@ def take_report(m: Map, i: int, again: int) -> None:
     lane_day = mem.scalars(m)[g.S_NEWEST_DAY]
     reason = normalise(lane_day if known < 0 else 0, m, i)
     if reason != 0:
-        audit(m, reason, s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-        dead_letter(m, reason)
+        refuse(m, reason)
         return
     # Correlation, and whether the record belongs to this lane.
     alias_hi, alias_lo, alias_known = 0, 0, False
@@ -1133,8 +1136,7 @@ def take_report(m: Map, i: int, again: int) -> None:
             alias_known = True
     reason = correlate(m, i, alias_hi, alias_lo, alias_known)
     if reason != 0:
-        audit(m, reason, s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-        dead_letter(m, reason)
+        refuse(m, reason)
         return
     if w[c.W_CORR_FROM] == 0:
         wait_for_alias(m, i, ahi, alo)
@@ -1289,21 +1291,6 @@ def room_for(m: Map, i: int) -> int:
 
 
 @njit
-def reports(m: Map, start: int, again: int) -> int:
-    """Take reports from `start` on; return where it stopped: at the end, for lack of room, or right after one that woke others."""
-    n = len(mem.in_ok(m))
-    i = start
-    while i < n:
-        if not c.has_room(m, room_for(m, i)):
-            return i
-        take_report(m, i, again)
-        i += 1
-        if mem.n(m)[c.N_WAKE] > 0:
-            return i
-    return i
-
-
-@njit
 def copy_text(target: np.ndarray, data: Bytes, start: int, length: int) -> None:
     """Copy a text into a field of a row."""
     for j in range(length):
@@ -1335,13 +1322,9 @@ def await_fills(m: Map, order: int) -> None:
 @njit
 def take_route(m: Map, i: int) -> None:
     """Take a routed order: record it, tie venue orders that came before it, and let waiting reports be taken."""
-    w = mem.work(m)
-    w[c.W_REC], w[c.W_PEND], w[c.W_SETTLED], w[c.W_INTENT] = i, -1, -1, -1
-    mem.scalars(m)[g.S_RECEIVED] += 1
-    if not mem.in_ok(m)[i]:
-        audit(m, np.int64(mem.in_reason(m)[i]), s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-        dead_letter(m, np.int64(mem.in_reason(m)[i]))
+    if not begin(m, i):
         return
+    w = mem.work(m)
     row = mem.in_rows(m)[i]
     w[c.W_CORR_HI], w[c.W_CORR_LO], w[c.W_CORR_FROM] = row[s.O_CORR], row[s.O_CORR + 1], 1
     hi, lo = hash128(mem.in_arena(m), row[s.O_SYMBOL], row[s.O_SYMBOL + 1], c.SEED_INSTRUMENT)
@@ -1357,8 +1340,7 @@ def take_route(m: Map, i: int) -> None:
         if size < 0:
             reason = PRECISION if size == NULL + 1 else FIELD_INVALID
     if reason != 0:
-        audit(m, reason, s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-        dead_letter(m, reason)
+        refuse(m, reason)
         return
     if not route_by_correlation(m, i):
         return
@@ -1377,8 +1359,7 @@ def take_route(m: Map, i: int) -> None:
             mem.scalars(m)[g.S_DUP_KIND + DUP_REPLAY - DUP_TRANSPORT] += 1
             settle(m, g.S_DUPLICATE)
         else:
-            audit(m, INTENT_CONFLICT, s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-            dead_letter(m, INTENT_CONFLICT)
+            refuse(m, INTENT_CONFLICT)
         return
     intent = insert(mem.intents_table(m), chi, clo)
     t = mem.intents(m)[intent]
@@ -1425,21 +1406,6 @@ def take_route(m: Map, i: int) -> None:
 
 
 @njit
-def routes(m: Map, start: int) -> int:
-    """Take routed orders from `start` on; return where it stopped (see `reports`)."""
-    n = len(mem.in_ok(m))
-    i = start
-    while i < n:
-        if not c.has_room(m, 0):
-            return i
-        take_route(m, i)
-        i += 1
-        if mem.n(m)[c.N_WAKE] > 0:
-            return i
-    return i
-
-
-@njit
 def set_alias(m: Map, hi: np.uint64, lo: np.uint64, corr_hi: int, corr_lo: int, day: int) -> int:
     """Remember an alias; return 1 if it is new, 0 if known, -1 if known with another correlation."""
     row = find(mem.aliases_table(m), hi, lo)
@@ -1458,21 +1424,15 @@ def set_alias(m: Map, hi: np.uint64, lo: np.uint64, corr_hi: int, corr_lo: int, 
 @njit
 def take_ack(m: Map, i: int) -> None:
     """Take an acknowledgement: the venue order's ids, size and status; and tell the lane where its alias is waited for."""
-    w = mem.work(m)
-    w[c.W_REC], w[c.W_PEND], w[c.W_SETTLED], w[c.W_INTENT] = i, -1, -1, -1
-    w[c.W_MOVES] = 0
-    mem.scalars(m)[g.S_RECEIVED] += 1
-    if not mem.in_ok(m)[i]:
-        audit(m, np.int64(mem.in_reason(m)[i]), s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-        dead_letter(m, np.int64(mem.in_reason(m)[i]))
+    if not begin(m, i):
         return
+    w = mem.work(m)
     row = mem.in_rows(m)[i]
     w[c.W_CORR_HI], w[c.W_CORR_LO], w[c.W_CORR_FROM] = row[s.A_CORR], row[s.A_CORR + 1], 1
     vhi, vlo = hash128(mem.in_arena(m), row[s.A_VENUE], row[s.A_VENUE + 1], c.SEED_VENUE)
     position = find(mem.reference_table(m), vhi, vlo)
     if position < 0:
-        audit(m, VENUE_UNKNOWN, s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-        dead_letter(m, VENUE_UNKNOWN)
+        refuse(m, VENUE_UNKNOWN)
         return
     venue = np.int64(mem.reference(m)[position].position)
     if not route_by_correlation(m, i):
@@ -1491,8 +1451,7 @@ def take_ack(m: Map, i: int) -> None:
         ahi, alo = name_key(m, 0, 0, s.A_VENUE, s.A_VENUE_ORDER, i, TAG_ALIAS)
         known = set_alias(m, ahi, alo, row[s.A_CORR], row[s.A_CORR + 1], day)
         if known < 0:
-            audit(m, CORRELATION_CONFLICT, s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-            dead_letter(m, CORRELATION_CONFLICT)
+            refuse(m, CORRELATION_CONFLICT)
             return
     mark = insert(mem.execs_table(m), np.uint64(row[s.A_MSG]), np.uint64(row[s.A_MSG + 1]))
     x = mem.execs(m)[mark]
@@ -1501,7 +1460,6 @@ def take_ack(m: Map, i: int) -> None:
     x.ts = row[s.A_TS]
     x.day = day
     x.expires = day + mem.venues(m)[venue, c.V_HORIZON]
-    # The venue order.
     vh, vl, by_venue = find_id(m, s.A_VENUE, s.A_VENUE_ORDER, i, TAG_VENUE)
     ch, cl, by_client = find_id(m, s.A_VENUE, s.A_CLIENT, i, TAG_CLIENT)
     order = -1
@@ -1586,29 +1544,9 @@ def send_alias(m: Map, i: int) -> None:
 
 
 @njit
-def acks(m: Map, start: int) -> int:
-    """Take acknowledgements from `start` on; return where it stopped (see `reports`)."""
-    n = len(mem.in_ok(m))
-    i = start
-    while i < n:
-        if not c.has_room(m, 0):
-            return i
-        take_ack(m, i)
-        i += 1
-        if mem.n(m)[c.N_WAKE] > 0:
-            return i
-    return i
-
-
-@njit
 def take_alias(m: Map, i: int) -> None:
     """Take an alias told by another lane; reports that wait for it are sent there."""
-    w = mem.work(m)
-    w[c.W_REC], w[c.W_PEND], w[c.W_SETTLED], w[c.W_INTENT] = i, -1, -1, -1
-    mem.scalars(m)[g.S_RECEIVED] += 1
-    if not mem.in_ok(m)[i]:
-        audit(m, np.int64(mem.in_reason(m)[i]), s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-        dead_letter(m, np.int64(mem.in_reason(m)[i]))
+    if not begin(m, i):
         return
     row = mem.in_rows(m)[i]
     hi, lo = name_key(m, 0, 0, s.L_VENUE, s.L_VENUE_ORDER, i, TAG_ALIAS)
@@ -1618,8 +1556,7 @@ def take_alias(m: Map, i: int) -> None:
         settle(m, g.S_DUPLICATE)
         return
     if known < 0:
-        audit(m, CORRELATION_CONFLICT, s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-        dead_letter(m, CORRELATION_CONFLICT)
+        refuse(m, CORRELATION_CONFLICT)
         return
     audit(m, ALIAS_RECORDED, s.OUT_PUBLISHED, -1, -1, 0, NULL, NULL)
     settle(m, g.S_PUBLISHED)
@@ -1627,14 +1564,25 @@ def take_alias(m: Map, i: int) -> None:
 
 
 @njit
-def aliases(m: Map, start: int) -> int:
-    """Take aliases from `start` on; return where it stopped (see `reports`)."""
+def take(m: Map, start: int, again: int) -> int:
+    """Take the inputs at hand from `start` on; return where it stopped: at the end, for lack of room, or right after one that woke others.
+
+    again: 1 when an operator released them (`take_report`).
+    """
+    topic = mem.in_where(m)[2]
     n = len(mem.in_ok(m))
     i = start
     while i < n:
-        if not c.has_room(m, 0):
+        if not c.has_room(m, room_for(m, i) if topic == c.REPORTS else 0):
             return i
-        take_alias(m, i)
+        if topic == c.REPORTS:
+            take_report(m, i, again)
+        elif topic == c.ROUTES:
+            take_route(m, i)
+        elif topic == c.ACKS:
+            take_ack(m, i)
+        else:
+            take_alias(m, i)
         i += 1
         if mem.n(m)[c.N_WAKE] > 0:
             return i
@@ -1674,9 +1622,6 @@ def take_back(m: Map, row: int) -> None:
                 fold.add_effect(m, order, x.qty, x.px, before.qty, before.px, date_of(m, root))
             fold.chain_out(m, row)
             x.parent = parent
-    o = mem.orders(m)[order]
-    if o.st_set == 1 and o.st_ts == x.ts and o.st_seq == np.int64(x.seq):
-        o.st_set = 0  # the total it stated is refused with it; the next report states one
     x.flags = (x.flags & ~(g.X_WAITING)) | g.X_UNFOLDED | g.X_REFUSED
     touch(mem.execs_table(m), row)
     fold.restate(m, order)

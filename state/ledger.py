@@ -30,17 +30,20 @@ ORDER = row_type(
         ("qty", "i8"), ("qty_ts", "i8"), ("qty_seq", "i8"), ("floor", "i8"), ("repl_ts", "i8"), ("repl_seq", "i8"),
         ("cum", "i8"), ("not_hi", "u8"), ("not_lo", "u8"), ("day_cum", "i8"), ("est_open", "i8"),
         ("stated", "i8"), ("as_of", "i8"), ("last_ts", "i8"), ("last_seq", "i8"), ("st_ts", "i8"), ("st_seq", "i8"), ("gap", "i8"),
+        ("firm", "i8"), ("firm_ts", "i8"), ("firm_seq", "i8"),
         ("dfd_ts", "i8"), ("restated_ts", "i8"), ("susp_ts", "i8"), ("resume_ts", "i8"),
         ("dfd_seq", "i8"), ("restated_seq", "i8"), ("susp_seq", "i8"), ("resume_seq", "i8"),
         ("split_num", "i8"), ("split_den", "i8"), ("split_ts", "i8"), ("early_size", "i8"), ("early_ts", "i8"),
         ("intent", "i4"), ("next_order", "i4"), ("head", "i4"), ("first_id", "i4"),
         ("day", "i4"), ("dfd_day", "i4"), ("nexec", "i4"), ("clock", "i4"), ("venue", "i4"),
         ("n_cancel", "u2"), ("n_replace", "u2"), ("flags", "u2"), ("holds", "u2"), ("alerted", "u2"),
-        ("last_day", "u2"), ("early_scale", "i1"), ("qty_rank", "u1"), ("st_set", "u1"), ("venue_len", "u1"), ("venue_name", "u1", (20,)),
+        ("last_day", "u2"), ("early_scale", "i1"), ("qty_rank", "u1"), ("totals", "u1"), ("venue_len", "u1"), ("venue_name", "u1", (20,)),
     ]
 )  # fmt: skip
 """One venue order (leg). cum and notional (128 bits, not_hi:not_lo) are the effective sums; `floor` is the cum a replace cannot go below; early_*: the
-size an acknowledgement gave before the intent was known."""
+size an acknowledgement gave before the intent was known. stated, st_*: the venue's newest total, firm, firm_*: the newest one that no
+waiting report made (T_STATED, T_FIRM in `totals`: there is one); as_of: what our facts not newer than `stated` come to."""
+T_STATED, T_FIRM = 1, 2
 
 ORDER_ID = row_type([("order", "i4"), ("next_id", "i4"), ("flags", "u1")])
 """An id a venue order is known by: key = hash of (correlation, venue, kind of id, text)."""
@@ -57,10 +60,12 @@ EXEC = row_type(
         ("day", "u2"), ("expires", "u2"), ("version", "u2"), ("flags", "u2"), ("kind", "u1"),
     ]
 )  # fmt: skip
-"""One execution or other report with an exec id, key = UUIDv5 of the execution key. 80 bytes. `order` is -1 for what is no report (an ack)."""
+"""One execution or other report with an exec id, key = UUIDv5 of the execution key. 80 bytes. `order` is -1 for what is no report (an ack).
+
+next_exec: of a chain's first link the next one on its order's list; of a bust or correct a print of the id it refers to."""
 X_PUBLISHED, X_WAITING, X_UNFOLDED, X_ESTIMATE, X_FEE = 1, 2, 4, 8, 16
 X_LIQUIDITY, X_LIQUIDITY_SHIFT = 96, 5
-X_SELL, X_SIDE, X_SECONDARY = 128, 256, 512
+X_SELL, X_SIDE = 128, 256
 X_SOURCE, X_SOURCE_SHIFT = 7168, 10
 X_REFUSED = 8192
 

@@ -270,7 +270,7 @@ class Table:
         numbers = np.empty(size, np.int32)
         n = int(settle(self.arrays, numbers))
         numbers = numbers[:n]
-        return numbers, self.arrays.rows[numbers]
+        return numbers, self.arrays.rows.take(numbers)  # indexing a structured array is several times slower
 
     def take_slice(self, count: int) -> tuple[int, NDArray[Any]]:
         """Return (first row, rows) of the next `count` rows round and round, never past the end in one piece."""

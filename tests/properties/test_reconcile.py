@@ -339,7 +339,7 @@ def same_story(history: History) -> None:
     remark(history)
     # Three corners in which they are known to differ (docs/reconciliation.md, "Known limits"): a split told before the order quantity it is
     # measured against, the older total after an operator's refusal, an estimate taken back by the very trade that has its order held.
-    known = ("SPLIT", "ESTIMATE", "DECISION REJECT")
+    known = ("SPLIT", "ESTIMATE")
     if any(corner in message.what for message in history.messages for corner in known):
         return
     logic, oracle = LogicHarness(), OracleHarness()
