@@ -49,6 +49,7 @@ KEEP_ORDER_DAYS = 40
 
 TOPICS = list(EXECUTION_INPUTS)
 MODELS = (ExecutionReportMessage, RouteIntentMessage, OrderAckMessage, HoldDecisionMessage, AliasMessage)
+_REASONS = frozenset(Reason)
 NAMESPACE = uuid.UUID("2b7e1516-28ae-42a6-9b1c-f0d35d8a4e52")
 _DETAIL = {
     Reason.venue_unknown: "the venue is not in the reference data",
@@ -140,7 +141,7 @@ class ExecutionLogic:
         self.quotes = quotes or Quotes(len(reference.instruments), 2)
         self.ledger = ExecutionLedger()
         self._ref = c.compile_reference(reference)
-        self._names = [Reason(i).name if i in set(Reason) else "" for i in range(max(Reason) + 1)]
+        self._names = [Reason(i).name if i in _REASONS else "" for i in range(max(Reason) + 1)]
         self._out = c.make_output(self._names, TOPICS)
         self._decoders = [compile_decoder(model) for model in MODELS]
         common = {"version": "v1", "sender": SENDER, "ttl_ms": TTL_MS}

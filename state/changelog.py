@@ -2,6 +2,7 @@
 
 Slices go round and round, so after one round everything older than the round's start is obsolete: the log stays near
 (1 + 1/SLICE_RATIO) times the state, a restore is one sequential read, and a capture costs what changed, not what is kept.
+Every table gets its share of the slice by its size, so that all rounds end together: the log is as long as the slowest round.
 
 A value is: header (magic, format, fingerprint of all row types, capture number) and sections (table, kind, count, first, high; then row numbers
 for `ROWS`; then raw rows). All values of a capture go into one Kafka transaction, so a restore sees all of a capture or none of it.
@@ -29,9 +30,9 @@ SLICE = 2
 SCALARS = 3
 
 SLICE_RATIO = 1.5
-"""Rows sliced for every row changed: the log's steady size is (1 + 1/1.5) = 1.67 times the state."""
-SLICE_FLOOR = 16
-"""Rows sliced of a table at every capture at least, so that rows nobody touches come round as well."""
+"""Bytes sliced for every byte of rows changed: the log's steady size is (1 + 1/1.5) = 1.67 times the state."""
+SLICE_FLOOR = 4096
+"""Bytes sliced at every capture at least: several times what a capture of a few rows costs anyway (the scalars), or that would fill the log."""
 VALUE_BYTES = 900_000
 """Values are cut at this size, below the broker's default limit of 1 MiB."""
 
@@ -51,6 +52,7 @@ class Changelog:
         self._captured: dict[int, list[int]] = {}
         self._history: deque[tuple[int, list[int]]] = deque()
         self._obsolete: int | None = None
+        self._due = [0.0] * len(self.tables)
         described = repr([(t.name, t.dtype.descr) for t in self.tables]) + repr(len(scalars))
         self.fingerprint = int.from_bytes(hashlib.sha256(described.encode()).digest()[:8], "little")
 
@@ -65,24 +67,41 @@ class Changelog:
             return Capture(self.seq)
         self.seq += 1
         sections: list[bytes] = []
+        changed = 0
         for number, table in enumerate(self.tables):
+            if not table.dirty:
+                continue
             rows, values = table.take_changes()
+            changed += values.nbytes
             step = max(1, VALUE_BYTES // (table.dtype.itemsize + 4))
             for at in range(0, len(rows), step):
                 part = rows[at : at + step]
                 head = _SECTION.pack(number, ROWS, len(part), 0, table.high)
                 sections.append(head + part.tobytes() + values[at : at + step].tobytes())
-            wanted = max(SLICE_FLOOR, int(SLICE_RATIO * len(rows)))
-            while wanted > 0 and table.high:
-                first, piece = table.take_slice(min(wanted, step))
-                sections.append(_SECTION.pack(number, SLICE, len(piece), first, table.high) + piece.tobytes())
-                wanted -= len(piece)
-                if len(piece) == table.high:
-                    break
+        sections += self._slices(max(SLICE_FLOOR, int(SLICE_RATIO * changed)))
         sections.append(_SECTION.pack(0, SCALARS, len(self.scalars), 0, 0) + self.scalars.tobytes())
         self._saved[:] = self.scalars
         self._captured[self.seq] = [t.sliced for t in self.tables]
         return Capture(self.seq, _values(_HEADER.pack(MAGIC, FORMAT, 0, self.fingerprint, self.seq), sections))
+
+    def _slices(self, budget: int) -> list[bytes]:
+        """Return the next slices, about `budget` bytes of rows, each table's share as its size; what is less than a row is kept for later."""
+        sizes = [table.high * table.dtype.itemsize for table in self.tables]
+        total = sum(sizes)
+        sections: list[bytes] = []
+        for number, (table, size) in enumerate(zip(self.tables, sizes, strict=True)):
+            if not size:
+                continue
+            width = table.dtype.itemsize
+            self._due[number] += budget * size / total
+            wanted = int(self._due[number] // width)
+            self._due[number] -= wanted * width
+            wanted = min(wanted, table.high)
+            while wanted > 0:
+                first, piece = table.take_slice(min(wanted, VALUE_BYTES // width))
+                sections.append(_SECTION.pack(number, SLICE, len(piece), first, table.high) + piece.tobytes())
+                wanted -= len(piece)
+        return sections
 
     def committed(self, seq: int, offset: int) -> None:
         """Learn at which offset capture `seq` begins in the log."""

@@ -292,7 +292,7 @@ class Table:
         """Set rows as they were captured. `finish_restore` must follow before anything else is done."""
         if high > len(self.arrays.rows):
             self.reserve(high - self.high)
-        self.arrays.rows[numbers] = rows
+        _words(self.arrays.rows)[numbers] = _words(rows)
         self.arrays.meta[HIGH] = max(self.high, high)
 
     def finish_restore(self) -> None:
@@ -310,7 +310,12 @@ def _slots_for(rows: int) -> int:
     return size
 
 
+def _words(rows: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return rows as words, `(n, words)`: numpy copies structured rows field by field, words as memory."""
+    return rows.view(np.uint64).reshape(len(rows), rows.dtype.itemsize // 8)
+
+
 def _grown(array: NDArray[Any], size: int) -> NDArray[Any]:
     bigger = np.zeros(size, array.dtype)
-    bigger[: len(array)] = array
+    bigger.view(np.uint8)[: array.nbytes] = array.view(np.uint8)
     return bigger
