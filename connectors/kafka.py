@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -128,6 +128,8 @@ class SessionConfig:
     """How long reading one worker's changelogs or the broadcast topics may take at the start."""
     startup_timeout_ms: int = 8_000
     truncate_interval_ms: int = 10_000
+    recount_interval_ms: int = 60_000
+    """How often the broker is asked whether the co-partitioned topics still have the partitions they had at the start."""
     broadcast_lookback_ms: int | None = None
     """Read broadcast topics from this long ago instead of from their beginning."""
     tape_wait_ms: int = 10
@@ -244,6 +246,25 @@ class Session:
         self.n_lanes = counts[config.changelog]
         return self.n_lanes
 
+    def recount(self) -> None:
+        """Raise StartupError if a co-partitioned topic has not as many partitions as at `check`. May be called from another thread.
+
+        A broker that does not answer within 2 s is no finding: it is left to the next time.
+        """
+        try:
+            topics = self._admin.list_topics(timeout=2.0).topics
+        except KafkaException as error:
+            self._note(error.args[0], "partition counts")
+            return
+        for name in (*self.config.inputs, self.config.changelog):
+            known = name in topics and topics[name].error is None
+            count = len(topics[name].partitions) if known else self.n_lanes  # a topic that is gone has errors of its own
+            if count != self.n_lanes:
+                raise StartupError(
+                    f"topic {name} has {count} partitions now, {self.n_lanes} were expected: keys would change lanes and their state would "
+                    'not. Co-partitioned topics in use must keep their count (docs/guarantees.md, "Partition counts")'
+                )
+
     def open(self) -> None:
         """Fence earlier lives of this worker (their open transaction ends here), then join the group."""
         config = self.config
@@ -315,7 +336,7 @@ class Session:
         """
         consumer = self._need_consumer()
         if not committing and self._producer is not None:
-            self._producer.poll(0)  # a commit in another thread serves its own reports, and counts on having seen them when it ends
+            self._serve(0)  # a commit in another thread serves its own reports, and counts on having seen them when it ends
         before = self._rebalances
         messages = consumer.consume(limit, timeout_s)
         self._raise_callback_error()
@@ -377,13 +398,15 @@ class Session:
         """Return the lanes of an assignment that `start_at` has not answered yet, or None. Checks that a lane's topics came together."""
         if self._offered is None:
             return None
+        self.recount()
         lanes = {tp.partition for tp in self._offered}
         got = {(tp.topic, tp.partition) for tp in self._offered}
         torn = sorted(lane for lane in lanes if any((topic, lane) not in got for topic in self.config.inputs))
         beyond = sorted(lane for lane in lanes if lane >= self.n_lanes)
         if torn or beyond:
             raise StartupError(
-                f"partitions {torn or beyond} of {', '.join(self.config.inputs)} did not come together: were partitions added? Restart"
+                f"partitions {torn or beyond} of {', '.join(self.config.inputs)} did not come together: were partitions added "
+                '(docs/guarantees.md, "Partition counts")?'
             )
         return sorted(lanes)
 
@@ -442,8 +465,8 @@ class Session:
                     raise SessionError(f"offsets of {parts[0].topic}: {error.args[0].str()}") from error
                 time.sleep(0.05)
 
-    def read_changelog(self, lane: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, value) of the committed records of a lane's changelog in [first, end)."""
+    def read_changelog(self, lane: int, first: int, end: int) -> Generator[tuple[int, bytes], None, None]:
+        """Yield (offset, value) of the committed records of a lane's changelog in [first, end). To be closed before the session is."""
         if first >= end:
             return
         if self._reader is None:
@@ -534,7 +557,7 @@ class Session:
         while messages:
             taken = producer.produce_batch(records.topic, messages, **partition)
             if taken == len(messages):
-                producer.poll(0)
+                self._serve(0)
                 return
             # What does not fit any more is a tail (librdkafka refuses all that follow), so order is kept.
             refused = [m for m in messages if m.get("_error") is not None]
@@ -546,7 +569,7 @@ class Session:
             if not refused or time.monotonic() > deadline:
                 raise SessionError(f"{records.topic}: {len(messages) - taken} records could not be queued in time")
             messages = refused
-            producer.poll(0.01)
+            self._serve(0.01)
 
     def commit(self, deltas: Sequence[Delta], fault: Callable[[str], None]) -> dict[int, int]:
         """Commit outputs, changelog values and offsets in one transaction; return each lane's first changelog offset.
@@ -587,7 +610,10 @@ class Session:
         self._in_transaction = False
         # Of a transaction whose first records are still on their way the broker may not know yet; ending it then is a fatal
         # INVALID_TXN_STATE (seen in rebalances). What is flushed here is aborted with the rest and seen by nobody.
-        self._producer.flush(2.0)
+        try:
+            self._producer.flush(2.0)
+        except KafkaException as error:  # a fatal error that came meanwhile: nothing is left to abort
+            raise self._failure(error, "flush") from error
         self._transactional(self._producer.abort_transaction, deadline, "abort_transaction", abortable=False)
 
     def _begin(self) -> None:
@@ -613,9 +639,16 @@ class Session:
             except BufferError:
                 if time.monotonic() > deadline:
                     raise SessionError(f"{self.config.changelog}[{lane}]: no room in the send queue") from None
-                producer.poll(0.01)
+                self._serve(0.01)
             except KafkaException as error:
                 raise SessionError(f"{self.config.changelog}[{lane}]: {len(value)} bytes refused: {error.args[0].str()}") from error
+
+    def _serve(self, timeout_s: float) -> None:
+        """Let the producer's callbacks run. Raises what ails it for good: confluent-kafka tells of a fatal error here too (seen on 2.16)."""
+        try:
+            self._need_producer().poll(timeout_s)
+        except KafkaException as error:
+            raise self._failure(error, "producer") from error
 
     def _transactional(self, call: Callable[[float], T], deadline: float, what: str, abortable: bool = True) -> T:
         """Run a transactional call as its errors say: retry the retriable, abort on the abortable, give up on the rest."""

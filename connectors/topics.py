@@ -129,12 +129,18 @@ def check_topics(
     return problems + _config_problems(admin, {name: TOPICS[name] for name in found})
 
 
-def blocking_problems(bootstrap: str, client_config: Mapping[str, Any] | None = None, names: Collection[str] | None = None) -> list[str]:
+def blocking_problems(
+    bootstrap: str,
+    client_config: Mapping[str, Any] | None = None,
+    names: Collection[str] | None = None,
+    partitions: int | None = None,
+) -> list[str]:
     """Return only the problems with which no flow can run: topics missing, co-partitioned topics of unequal counts.
 
-    names: only these (default: all). Raises BrokerUnavailable (not reachable).
+    names: only these (default: all). partitions: lanes expected; None: as many as the first co-partitioned topic has.
+    Raises BrokerUnavailable (not reachable).
     """
-    return _blocking(connect(bootstrap, client_config), None, names)[0]
+    return _blocking(connect(bootstrap, client_config), partitions, names)[0]
 
 
 def _blocking(admin: AdminClient, partitions: int | None, names: Collection[str] | None) -> tuple[list[str], list[str]]:

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _expected(error: Exception) -> tuple[int, list[str]] | None:
     """Return exit code and lines of a failure that needs no traceback, None for any other. Looks only at modules already loaded."""
-    from flows.supervisor import EXIT_SETTINGS, EXIT_STARTUP, EXIT_UNREACHABLE
+    from flows.supervisor import EXIT_SETTINGS, EXIT_STARTUP, EXIT_STATE, EXIT_UNREACHABLE
 
     kinds = (
         ("flows.settings", "SettingsError", EXIT_SETTINGS),
@@ -102,7 +102,7 @@ def _expected(error: Exception) -> tuple[int, list[str]] | None:
         ("connectors.kafka", "BrokerUnreachable", EXIT_UNREACHABLE),
         ("connectors.kafka", "StartupError", EXIT_STARTUP),
         ("connectors.topics", "TopicsError", EXIT_STARTUP),
-        ("state.changelog", "StateMismatch", EXIT_STARTUP),
+        ("state.changelog", "StateMismatch", EXIT_STATE),
     )
     for module, name, code in kinds:
         kind = getattr(sys.modules.get(module), name, None)

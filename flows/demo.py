@@ -58,7 +58,7 @@ LEDGER = "ledger.ndjson"
 MOST_RATE, MOST_SECONDS = 4_000.0, 600.0
 """Above this rate two cores do not keep up, and the embedded broker drops what is not read within 5 MB of a partition."""
 QUOTES_RATE = 100.0
-"""Per instrument and second. A fill that is published before the next quote has come is flagged `tape_behind` (docs/tca.md)."""
+"""Per instrument and second. A fill waits a little for the next quote; without it, it is flagged `tape_behind` (docs/tca.md)."""
 READY_S = 45.0
 SETTLE_S = 20.0
 STOP_S = 20.0

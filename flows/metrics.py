@@ -23,6 +23,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "hedgerow_records_out": ("counter", "records handed to the producer (an aborted transaction's included)"),
     "hedgerow_bytes_out": ("counter", "their bytes"),
     "hedgerow_broadcast_records": ("counter", "records read from broadcast topics after the start"),
+    "hedgerow_broadcast_wait_seconds": ("counter", "seconds chunks waited for broadcast data, at most the tape wait at a time"),
     "hedgerow_commits": ("counter", "transactions committed"),
     "hedgerow_aborts": ("counter", "transactions aborted"),
     "hedgerow_rebalances": ("counter", "assignments taken over"),

@@ -61,8 +61,10 @@ def run(args: argparse.Namespace) -> int:
     supervised = args.workers is not None or len(flows) > 1
     if supervised:
         _check_supervised(settings, flows, 1 if args.workers is None else args.workers, args.give_up_after)
+    # A default says nothing of what is there. A count somebody has set tells that partitions were added to all topics alike.
+    lanes = settings.partitions if "partitions" in settings.model_fields_set else None
     for flow in flows:
-        problems = blocking_problems(settings.bootstrap, settings.client_config(), FLOWS[flow][1])
+        problems = blocking_problems(settings.bootstrap, settings.client_config(), FLOWS[flow][1], lanes)
         for problem in problems:
             print(f"hedgerow: {problem}", file=sys.stderr)
         if problems:

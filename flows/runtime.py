@@ -42,16 +42,12 @@ from connectors.kafka import (
     StartupError,
 )
 from flows.metrics import serve_metrics
-from flows.supervisor import EXIT_FAILED, EXIT_OK, EXIT_STARTUP, EXIT_UNREACHABLE
+from flows.supervisor import EXIT_FAILED, EXIT_FENCED, EXIT_OK, EXIT_STARTUP, EXIT_STATE, EXIT_UNREACHABLE
 from operators.lane import BroadcastLogic, LaneLogic
 from schemas.chunk import Chunk, Records
+from state.changelog import StateMismatch
 
 log = logging.getLogger("hedgerow.runtime")
-
-EXIT_FENCED = 5
-"""Another worker owns the lanes or the name; nothing was published. Start again."""
-EXIT_STATE = 6
-"""State, offsets and topics do not fit together; somebody must look."""
 
 STEP_IDS = ("input", "lanes", "output")
 """The dataflow's step ids: a public contract in tools and metrics."""
@@ -70,7 +66,8 @@ Fault: TypeAlias = Callable[[str], None]
 class Flow:
     """What the runtime must know of a flow. `make_logic(lane, n_lanes, broadcast)` builds an empty lane.
 
-    hold_ns: how long (ns) a chunk should wait for broadcast data it needs, asked again while it waits; at most `tape_wait_ms` is granted.
+    hold(chunks, broadcast): called with what one poll brought in; returns what says at a time (ns) whether the chunks should wait on for
+    broadcast data they need. It is asked again and again while they wait; at most `tape_wait_ms` is granted, to all of them together.
     """
 
     name: str
@@ -80,7 +77,7 @@ class Flow:
     changelog: str
     make_logic: Callable[[int, int, BroadcastLogic | None], LaneLogic]
     make_broadcast: Callable[[], BroadcastLogic | None]
-    hold_ns: Callable[[Chunk, BroadcastLogic, int], int] | None = None
+    hold: Callable[[Sequence[Chunk], BroadcastLogic], Callable[[int], bool]] | None = None
 
 
 @dataclass(slots=True)
@@ -213,9 +210,12 @@ class Runtime:
         # pace and figures
         self._record_bytes = 512.0
         self._last_truncate = time.monotonic()
+        self._recount: Future[None] | None = None
+        self._last_recount = time.monotonic()
         self._last_refresh = 0.0
         self._counts = dict.fromkeys(COUNTERS, 0)
         self._restore_s = 0.0
+        self._broadcast_wait_s = 0.0
         self._commit_ms = _Histogram(LATENCY_BUCKETS_MS)
         self._chunk_records = _Histogram(CHUNK_BUCKETS)
         self._recent_ms: deque[float] = deque(maxlen=_KEEP_LATENCIES)
@@ -286,7 +286,7 @@ class Runtime:
         """Keep the first failure; Bytewax ends at the next poll. Its own way, a Rust panic, would bury the traceback."""
         if self._failure is None:
             self._failure = error
-            if not isinstance(error, Interrupted | StartupError):
+            if not isinstance(error, Interrupted | StartupError | OffsetsDisagree | StateMismatch):  # their message says it all
                 log.error("%s stops: %s", self.config.instance, type(error).__name__, exc_info=error)
 
     def _finish(self) -> int:
@@ -296,6 +296,9 @@ class Runtime:
                     self._commit.result(self.config.transaction_timeout_ms / 1000)
             with contextlib.suppress(SessionError):
                 self._session.abort()
+        if self._recount is not None:  # a thread inside the client while the process ends can bring it down
+            with contextlib.suppress(Exception):
+                self._recount.result(3)
         self._pool.close()
         if self._reader is not None:
             self._reader.close()
@@ -306,7 +309,8 @@ class Runtime:
         self._session.close()
         code = _exit_code(self._failure)
         if code != EXIT_OK:
-            print(f"hedgerow: {self.flow.name}: {self._failure}", file=sys.stderr, flush=True)
+            advice = '; another start would not help: docs/operations.md, "When something is wrong"' if code == EXIT_STATE else ""
+            print(f"hedgerow: {self.flow.name}: {self._failure}{advice}", file=sys.stderr, flush=True)
         return code
 
     # --- source ---
@@ -327,7 +331,6 @@ class Runtime:
         self._finish_commit(wait=False)
         if self._stop_asked:
             return self._stop_items()
-        self._poll_broadcast(0)
         config = self.config
         now = time.monotonic()
         if self._commit is not None:
@@ -338,6 +341,7 @@ class Runtime:
         # a count limit that also bounds the bytes: the mean size of late is good enough, the fetch queues bound the rest
         limit = max(1, min(config.max_chunk_records, int(config.max_uncommitted_bytes / self._record_bytes)))
         chunks = self._session.poll(limit, timeout_s, self._clock, committing=self._commit is not None)
+        self._poll_broadcast(0)  # after the poll: what was broadcast while it gathered belongs before its chunks
         lanes = self._session.offered()
         if lanes is not None:
             self._take_over(lanes)
@@ -378,17 +382,14 @@ class Runtime:
 
     def _hold(self, chunks: Sequence[Chunk]) -> None:
         """Let chunks wait for the broadcast data they need, all together, for `tape_wait_ms` at most."""
-        hold, broadcast = self.flow.hold_ns, self._broadcast
+        hold, broadcast = self.flow.hold, self._broadcast
         if hold is None or broadcast is None or self._reader is None:
             return
-        deadline = time.monotonic() + self.config.tape_wait_ms / 1000
-        waiting = list(chunks)
-        while waiting:
-            waiting = [chunk for chunk in waiting if hold(chunk, broadcast, self._clock()) > 0]
-            left = deadline - time.monotonic()
-            if not waiting or left <= 0:
-                return
+        began = time.monotonic()
+        should_wait = hold(chunks, broadcast)
+        while (left := began + self.config.tape_wait_ms / 1000 - time.monotonic()) > 0 and should_wait(self._clock()):
             self._poll_broadcast(min(0.001, left))
+        self._broadcast_wait_s += time.monotonic() - began
 
     def _poll_broadcast(self, timeout_s: float) -> None:
         if self._reader is not None and self._broadcast is not None:
@@ -446,7 +447,11 @@ class Runtime:
         for lane in lanes:
             self._fault("during_restore")
             logic = self.flow.make_logic(lane, self._n_lanes, self._broadcast)
-            logic.restore(session.read_changelog(lane, *spans[lane]))
+            try:
+                with contextlib.closing(session.read_changelog(lane, *spans[lane])) as records:
+                    logic.restore(records)
+            except StateMismatch as error:
+                raise StateMismatch(f"{self.flow.changelog}[{lane}]: {error}") from error
             positions = dict(logic.positions())
             self._check_positions(lane, positions, committed)
             owned[lane] = _Lane(lane, logic, dict(positions), positions)
@@ -619,6 +624,12 @@ class Runtime:
         now = time.monotonic()
         if now - self._last_refresh >= _REFRESH_S:
             self._refresh()
+        if self._recount is not None and self._recount.done():
+            recount, self._recount = self._recount, None
+            recount.result()
+        elif self._recount is None and now - self._last_recount >= self.config.recount_interval_ms / 1000:
+            self._last_recount = now
+            self._recount = self._pool.submit(self._session.recount)
         if now - self._last_truncate >= self.config.truncate_interval_ms / 1000:
             self._last_truncate = now
             for lane in self._lanes.values():
@@ -646,7 +657,8 @@ class Runtime:
             "flow": self.flow.name,
             "worker": self.config.worker,
             "counts": self._counts
-            | {"kafka_errors": self._session.errors, "truncate_errors": self._session.truncate_errors, "restore_seconds": self._restore_s},
+            | {"kafka_errors": self._session.errors, "truncate_errors": self._session.truncate_errors}
+            | {"restore_seconds": self._restore_s, "broadcast_wait_seconds": self._broadcast_wait_s},
             "lanes": {number: {"lag": self._lane_lag.get(number, 0), **counters} for number, counters in self._lane_counters.items()},
             "lanes_total": self._n_lanes,
             "uncommitted_bytes": sum(lane.open_bytes + lane.flight_bytes for lane in list(self._lanes.values())),
@@ -685,6 +697,7 @@ def _exit_code(failure: BaseException | None) -> int:
         (StartupError, EXIT_STARTUP),
         (Fenced, EXIT_FENCED),
         (OffsetsDisagree, EXIT_STATE),
+        (StateMismatch, EXIT_STATE),
     ):
         if isinstance(failure, kind):
             return code

@@ -23,9 +23,14 @@ EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 """Bad settings or arguments: the same again would fail the same way."""
 EXIT_STARTUP = 3
-"""Topics missing or wrong, reference data unusable: somebody must act first."""
+"""Topics missing, wrong or changed while the flow runs: somebody must act first."""
 EXIT_UNREACHABLE = 4
 """No broker answers. Final for a worker's first start; later it is an outage, and the worker is started again until it is over."""
+EXIT_FENCED = 5
+"""Another worker owns the lanes or the name; nothing was published. Start again."""
+EXIT_STATE = 6
+"""State, offsets, topics and reference data do not fit together: somebody must look first."""
+_FINAL = (EXIT_SETTINGS, EXIT_STARTUP, EXIT_STATE)
 
 GIVE_UP_AFTER = 5
 HEALTHY_S = 60.0
@@ -167,8 +172,8 @@ class Supervisor:
             child.failures = 0
         child.failures += 1
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        if code in (EXIT_SETTINGS, EXIT_STARTUP) or (code == EXIT_UNREACHABLE and child.runs == 1):
-            self._say(f"{name} could not start (code {code}, its message is above): stopping, because another try would not help")
+        if code in _FINAL or (code == EXIT_UNREACHABLE and child.runs == 1):
+            self._say(f"{name} {how}, its message is above: stopping, because another try would not help")
             return code
         if code == EXIT_UNREACHABLE:
             child.failures -= 1  # an outage is not the worker's failure; it is waited out

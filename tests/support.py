@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
-from importlib.util import find_spec
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -47,8 +46,6 @@ REFERENCE = Reference(
 CONFLICTS = frozenset(
     ("exec_conflict", "chain_fork", "chain_cycle", "chain_dead", "ref_cross_order", "ref_not_trade", "correlation_conflict", "conflict")
 )
-
-LOGIC_MISSING = None if find_spec("operators.execution") else "operators.execution is not there"
 
 
 def correlation(n: int) -> str:

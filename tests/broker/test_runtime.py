@@ -18,11 +18,10 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
 
 from connectors.kafka_server import KafkaServer, free_port
-from flows.runtime import EXIT_FENCED, EXIT_STATE
-from flows.supervisor import EXIT_FAILED, EXIT_OK, EXIT_STARTUP, EXIT_UNREACHABLE
+from flows.supervisor import EXIT_FAILED, EXIT_FENCED, EXIT_OK, EXIT_STARTUP, EXIT_STATE, EXIT_UNREACHABLE
 from tests.broker.runtime_toy import names
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(90)]
@@ -423,6 +422,17 @@ def test_unequal_partition_counts_end_with_one_message_naming_them(toy: Toy, whi
     time.sleep(0.5)
     toy.create([toy.topics[which]], LANES + 1)
     _ends_at_once(toy, EXIT_STARTUP, f"{toy.topics[which]} has {LANES + 1}", f"{toy.topics['a']} has {LANES}")
+
+
+def test_partitions_added_while_it_runs_end_it_naming_topic_and_counts(toy: Toy) -> None:
+    worker = toy.start(config={"recount_interval_ms": 300})
+    toy.wait_lanes(worker, LANES)
+    for future in toy.admin.create_partitions([NewPartitions(toy.topics["b"], LANES + 1)]).values():
+        future.result()
+    assert worker.wait(30) == EXIT_STARTUP, toy.log(worker)
+    told = [line for line in toy.log(worker).splitlines() if line.startswith("hedgerow: ")]
+    assert len(told) == 1
+    assert f"topic {toy.topics['b']} has {LANES + 1} partitions now, {LANES} were expected" in told[0]
 
 
 def _run_and_stop(toy: Toy, count: int = 400) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from connectors.kafka_server import free_port
 from connectors.mock_broker import MockBroker
@@ -17,8 +19,9 @@ from flows import cli
 from flows.run import FLOWS, session_config, worker_specs
 from flows.runtime import Flow
 from flows.settings import load_settings
-from flows.supervisor import EXIT_SETTINGS, EXIT_STARTUP, EXIT_UNREACHABLE
-from schemas.registry import TOPICS
+from flows.supervisor import EXIT_SETTINGS, EXIT_STARTUP, EXIT_STATE, EXIT_UNREACHABLE
+from schemas.registry import EXECUTION_CHANGELOG, TOPICS
+from state.changelog import FORMAT, MAGIC
 
 ROOT = Path(cli.__file__).parents[1]
 HEAVY = ("numba", "bytewax", "polars", "pydantic", "confluent_kafka")
@@ -99,6 +102,27 @@ def test_cli_run_with_unequal_partition_counts_names_both() -> None:
         told = hedgerow("run", "execution", HEDGEROW_KAFKA=broker.bootstrap)
     assert told.returncode == EXIT_STARTUP
     assert "topic order.event.ack.v1 has 3 partitions, venue.execution.report.v1 has 4" in told.stderr
+
+
+def test_cli_run_with_another_partition_count_than_was_set_names_both() -> None:
+    with MockBroker({name: partitions_of(topic, 4) for name, topic in TOPICS.items()}) as broker:
+        told = hedgerow("run", "execution", HEDGEROW_KAFKA=broker.bootstrap, HEDGEROW_PARTITIONS="2")
+    assert told.returncode == EXIT_STARTUP
+    assert "topic venue.execution.report.v1 has 4 partitions, HEDGEROW_PARTITIONS is 2" in told.stderr
+
+
+def test_cli_run_with_a_state_of_another_release_says_what_to_do_and_is_not_started_again() -> None:
+    with MockBroker({name: partitions_of(topic, 2) for name, topic in TOPICS.items()}) as broker:
+        producer = Producer({"bootstrap.servers": broker.bootstrap})
+        producer.produce(EXECUTION_CHANGELOG, value=struct.pack("<4sHHQQ", MAGIC, FORMAT, 0, 1, 1), partition=1)
+        assert producer.flush(10) == 0
+        told = hedgerow("run", "execution", "--workers", "1", HEDGEROW_KAFKA=broker.bootstrap, HEDGEROW_LOG_LEVEL="WARNING")
+    assert told.returncode == EXIT_STATE
+    lines = told.stderr.splitlines()
+    assert len(lines) == 2, lines
+    assert f"hedgerow: execution: {EXECUTION_CHANGELOG}[1]: changelog offset 0 was written with other row types" in lines[0]
+    assert "another start would not help" in lines[0]
+    assert "execution-0 ended with code 6" in lines[1]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from prometheus_client import CollectorRegistry, generate_latest
 
-from connectors.kafka import Aborted, Delta, Session, SessionConfig, StartupError
+from connectors.kafka import Aborted, Delta, OffsetsDisagree, Session, SessionConfig, StartupError
 from connectors.mock_broker import MockBroker
 from flows.metrics import METRICS, RuntimeCollector
 from flows.runtime import COUNTERS, STEP_IDS, Runtime, _Out, _ranges, _Work
-from flows.supervisor import EXIT_OK
+from flows.supervisor import EXIT_OK, EXIT_STARTUP, EXIT_STATE
 from schemas.chunk import Chunk, Records, join
+from state.changelog import StateMismatch
 from tests.broker.runtime_toy import ToyTape, names, toy_config, toy_flow
 
 
@@ -41,6 +43,7 @@ class NotingSession:
         self.hold_commit.set()
         self.fail_commit: Exception | None = None
         self.revoke: Callable[[bool], None] | None = None
+        self.recounts = 0
 
     def poll(self, limit: int, timeout_s: float, clock: Any, committing: bool = False) -> list[Chunk]:
         return self.incoming.pop(0) if self.incoming else []
@@ -55,7 +58,7 @@ class NotingSession:
         return dict.fromkeys(lanes, (0, 0))
 
     def read_changelog(self, lane: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
-        return iter(())
+        yield from ()
 
     def start_at(self, known: dict[tuple[str, int], int]) -> None:
         self.offer = None
@@ -84,6 +87,12 @@ class NotingSession:
     def abort(self) -> None:
         self.in_transaction = False
         self.did.append(("abort",))
+
+    def recount(self) -> None:
+        self.recounts += 1
+
+    def close(self) -> None:
+        self.did.append(("close",))
 
     def leave(self) -> bool:
         self.did.append(("leave",))
@@ -245,32 +254,84 @@ def test_offsets_that_go_back_end_the_worker() -> None:
     assert "went back from offset 6 to 5" in str(bench.runtime._failure)
 
 
-def test_chunk_waits_for_its_tape_no_longer_than_allowed() -> None:
-    flow = toy_flow("t", tape=True)
+class TapeReader:
+    """A broadcast reader with one record at every poll."""
+
+    def poll(self, limit: int, timeout_s: float, clock: Any) -> list[Chunk]:
+        return [chunk("t.tape", 0, 0, [b"x"])]
+
+
+def test_chunks_wait_for_their_tape_no_longer_than_allowed() -> None:
     asked: list[int] = []
+    enough = 3
 
-    class Reader:
-        def poll(self, limit: int, timeout_s: float, clock: Any) -> list[Chunk]:
-            return [chunk("t.tape", 0, 0, [b"x"])]
-
-    def hold_until(seen: int) -> Callable[[Chunk, Any, int], int]:
-        def hold(piece: Chunk, tape: Any, now_ns: int) -> int:
+    def hold(pieces: Sequence[Chunk], tape: Any) -> Callable[[int], bool]:
+        def wait(now_ns: int) -> bool:
             asked.append(tape.seen)
-            return 0 if tape.seen >= seen else 1_000_000
+            return bool(tape.seen < enough)
 
-        return hold
+        return wait
 
-    for seen, enough in ((3, True), (10**9, False)):
-        runtime = Runtime(
-            type(flow)(**{**{name: getattr(flow, name) for name in flow.__dataclass_fields__}, "hold_ns": hold_until(seen)}),
-            toy_config("nowhere:1", "t", "0", tape=True, tape_wait_ms=30),
-        )
-        runtime._broadcast, runtime._reader = ToyTape(), Reader()  # type: ignore[assignment]
+    for enough, wait_ms, reached in ((3, 5_000, True), (10**9, 30, False), (3, 0, False)):
+        runtime = Runtime(replace(toy_flow("t", tape=True), hold=hold), toy_config("nowhere:1", "t", "0", tape=True, tape_wait_ms=wait_ms))
+        runtime._broadcast, runtime._reader = ToyTape(), TapeReader()  # type: ignore[assignment]
         asked.clear()
         began = time.monotonic()
         runtime._hold([chunk("t.a", 0, 0, [b"1"])])
-        assert (asked[-1] >= seen) == enough
+        assert bool(asked and asked[-1] >= enough) == reached
         assert time.monotonic() - began < 5
+        assert (runtime.snapshot()["counts"]["broadcast_wait_seconds"] >= 0.03) == (wait_ms == 30)
+
+
+def test_what_was_broadcast_during_a_poll_is_applied_before_its_chunks() -> None:
+    bench = Bench()
+    tape = ToyTape()
+    bench.runtime._broadcast, bench.runtime._reader = tape, TapeReader()  # type: ignore[assignment]
+    seen_at_poll: list[int] = []
+    poll = bench.session.poll
+
+    def polling(*args: Any, **more: Any) -> list[Chunk]:
+        seen_at_poll.append(tape.seen)
+        return poll(*args, **more)
+
+    bench.session.poll = polling  # type: ignore[method-assign]
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
+    assert [work.chunk is not None for work in bench.source()] == [True]
+    assert (seen_at_poll, tape.seen) == ([0], 1)
+
+
+@pytest.mark.parametrize("failure", [StateMismatch("other row types: run the old version"), OffsetsDisagree("offsets were moved")])
+def test_state_that_does_not_fit_ends_with_one_line_and_its_own_code(
+    failure: Exception, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def logic(*args: Any) -> Any:
+        lane = toy_flow("t").make_logic(0, 2, None)
+        lane.restore = lambda records: (_ for _ in ()).throw(failure)  # type: ignore[method-assign]
+        return lane
+
+    bench = Bench()
+    bench.session.offer = [0, 1]
+    bench.runtime.flow = replace(bench.runtime.flow, make_logic=logic)
+    with pytest.raises(StopIteration):
+        bench.source()
+    assert bench.runtime._finish() == EXIT_STATE
+    assert [record for record in caplog.records if record.exc_info] == []
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert str(failure) in told[0]
+    assert ("t.changelog[0]: " in told[0]) == isinstance(failure, StateMismatch)
+    assert "docs/operations.md" in told[0]
+
+
+def test_partition_counts_are_asked_for_now_and_then() -> None:
+    bench = Bench(recount_interval_ms=60_000)
+    bench.step()
+    assert bench.session.recounts == 0
+    bench.runtime._last_recount -= 61
+    for _ in range(20):
+        bench.step()
+        time.sleep(0.005)
+    assert bench.session.recounts == 1
 
 
 # --- names and settings -----------------------------------------------------------------------------------------------------------
@@ -328,6 +389,13 @@ def test_metrics_cover_counters_lanes_and_histograms() -> None:
         assert f"hedgerow_{counter}" in METRICS
 
 
+def test_counts_that_cannot_be_asked_for_are_no_finding() -> None:
+    session = Session(toy_config("127.0.0.1:1", "t", "0"), lambda lost: None, lambda: False)
+    session.n_lanes = 4
+    session.recount()
+    assert session.errors >= 1
+
+
 def test_session_refuses_nothing_it_was_not_asked() -> None:
     session = Session(toy_config("127.0.0.1:1", "t", "0"), lambda lost: None, lambda: False)
     assert session.leave()
@@ -336,6 +404,15 @@ def test_session_refuses_nothing_it_was_not_asked() -> None:
 
 
 # --- the embedded broker: wiring only, it has no real transactions ----------------------------------------------------------------
+
+
+def test_recount_of_another_number_names_topic_and_both_counts() -> None:
+    topics = names("t")
+    with MockBroker(dict.fromkeys(topics.values(), 4) | {topics["b"]: 5}) as broker:
+        session = Session(toy_config(broker.bootstrap, "t", "0"), lambda lost: None, lambda: False)
+        session.n_lanes = 4
+        with pytest.raises(StartupError, match=r"topic t\.b has 5 partitions now, 4 were expected"):
+            session.recount()
 
 
 @pytest.mark.timeout(60)
@@ -362,3 +439,23 @@ def test_flow_runs_on_the_embedded_broker_and_stops_from_another_thread() -> Non
         runtime.stop()
         thread.join(20)
         assert codes == [EXIT_OK]
+
+
+@pytest.mark.timeout(60)
+def test_partition_count_that_changed_ends_the_flow(capfd: pytest.CaptureFixture[str]) -> None:
+    topics = names("grown")
+    with MockBroker(dict.fromkeys(topics.values(), 4)) as broker:
+        runtime = Runtime(toy_flow("grown"), toy_config(broker.bootstrap, "grown", "0", recount_interval_ms=100))
+        codes: list[int] = []
+        thread = threading.Thread(target=lambda: codes.append(runtime.run()), daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 30
+        while not runtime.snapshot()["lanes"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        runtime._session.n_lanes = 3  # the mock cluster cannot add partitions: let the flow have begun with fewer
+        thread.join(20)
+        assert codes == [EXIT_STARTUP]
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("hedgerow: ")]
+    assert len(told) == 1
+    assert "has 4 partitions now, 3 were expected" in told[0]

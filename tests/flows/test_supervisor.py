@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flows import supervisor
-from flows.supervisor import EXIT_OK, EXIT_STARTUP, EXIT_UNREACHABLE, Supervisor, WorkerSpec
+from flows.supervisor import EXIT_OK, EXIT_SETTINGS, EXIT_STARTUP, EXIT_STATE, EXIT_UNREACHABLE, Supervisor, WorkerSpec
 
 ROOT = Path(supervisor.__file__).parents[1]
 
@@ -73,11 +73,12 @@ def test_supervisor_healthy_run_between_failures_does_not_give_up(tmp_path: Path
     assert code == EXIT_OK
 
 
-def test_supervisor_startup_error_stops_all_at_once(tmp_path: Path) -> None:
-    code, _, err = supervise(worker(counting(tmp_path, f"sys.exit({EXIT_STARTUP})")), worker("time.sleep(60)", "w-1"))
-    assert code == EXIT_STARTUP
+@pytest.mark.parametrize("final", [EXIT_SETTINGS, EXIT_STARTUP, EXIT_STATE])
+def test_supervisor_final_code_stops_all_at_once(tmp_path: Path, final: int) -> None:
+    code, _, err = supervise(worker(counting(tmp_path, f"sys.exit({final})")), worker("time.sleep(60)", "w-1"))
+    assert code == final
     assert len(list(tmp_path.iterdir())) == 1
-    assert "another try would not help" in err
+    assert f"w-0 ended with code {final}, its message is above: stopping, because another try would not help" in err
 
 
 def test_supervisor_broker_unreachable_at_first_stops(tmp_path: Path) -> None:

@@ -6,9 +6,7 @@ import pytest
 
 from tests import golden_rules
 from tests.golden_states import Line
-from tests.support import LOGIC_MISSING, LogicHarness
-
-pytestmark = pytest.mark.skipif(LOGIC_MISSING is not None, reason=str(LOGIC_MISSING))
+from tests.support import LogicHarness
 
 
 @pytest.mark.parametrize("line", golden_rules.LINES, ids=golden_rules.NAMES)

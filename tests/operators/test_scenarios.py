@@ -17,7 +17,6 @@ from bench.oracle import ACK, HOLD, REPORT, ROUTE
 from tests.properties.histories import History, Message
 from tests.support import (
     DAY,
-    LOGIC_MISSING,
     SECOND,
     T0,
     Harness,
@@ -34,10 +33,8 @@ from tests.support import (
     trade_date,
 )
 
-needs_logic = pytest.mark.skipif(LOGIC_MISSING is not None, reason=str(LOGIC_MISSING))
 
-
-@pytest.fixture(params=["oracle", pytest.param("logic", marks=needs_logic)])
+@pytest.fixture(params=["oracle", "logic"])
 def h(request: pytest.FixtureRequest) -> Harness:
     return OracleHarness() if request.param == "oracle" else LogicHarness()
 
@@ -1041,7 +1038,6 @@ def test_r68_conflicting_intent_is_refused_and_the_first_stands(h: Harness) -> N
     assert order.totals == (5, 95, "PARTIALLY_FILLED")
 
 
-@needs_logic
 def test_r69_kill_at_every_step_loses_and_repeats_nothing() -> None:
     from tests.properties.test_reconcile import Lane, chunks
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, currently_in_test_context, given, note, seed, settings
 from hypothesis import strategies as st
 
@@ -25,7 +24,6 @@ from tests.properties.histories import History, Message, histories, shuffled
 from tests.support import (
     AUDIT,
     FILL,
-    LOGIC_MISSING,
     REFERENCE,
     T0,
     Cluster,
@@ -42,8 +40,6 @@ NIGHTLY = os.environ.get("HEDGEROW_NIGHTLY") == "1"
 SEED = int(os.environ.get("HEDGEROW_SEED") or (random.randrange(2**32) if NIGHTLY else 0))
 if NIGHTLY:
     print(f"HEDGEROW_SEED={SEED}")
-
-needs_logic = pytest.mark.skipif(LOGIC_MISSING is not None, reason=str(LOGIC_MISSING))
 
 
 def runs(n: int) -> Callable[[Any], Any]:
@@ -260,35 +256,30 @@ def test_oracle_conflicts_change_nothing(history: History) -> None:
 # ---- on the real logic --------------------------------------------------------------------------------------------------------
 
 
-@needs_logic
 @runs(250)
 @given(histories(clean=True))
 def test_repeats_of_a_history_change_nothing(history: History) -> None:
     idempotent(LogicHarness, history)
 
 
-@needs_logic
 @runs(350)
 @given(histories(clean=True), st.binary(min_size=120, max_size=120))
 def test_any_arrival_order_ends_the_same(history: History, keys: bytes) -> None:
     insensitive_to_order(LogicHarness, history, keys)
 
 
-@needs_logic
 @runs(300)
 @given(histories())
 def test_quantities_and_inputs_are_conserved(history: History) -> None:
     conserved(LogicHarness, history)
 
 
-@needs_logic
 @runs(200)
 @given(histories())
 def test_averages_are_exact(history: History) -> None:
     exact_averages(LogicHarness, history)
 
 
-@needs_logic
 @runs(150)
 @given(histories())
 def test_conflicts_change_nothing(history: History) -> None:
@@ -372,14 +363,12 @@ def same_story(history: History) -> None:
     agree("alerts", sorted({a for a in logic.alerts if not a[0].startswith("confirm")}), sorted(set(oracle.alerts)), "all")
 
 
-@needs_logic
 @runs(700)
 @given(histories())
 def test_logic_and_oracle_tell_the_same_story(history: History) -> None:
     same_story(history)
 
 
-@needs_logic
 @runs(150)
 @given(histories(clean=True))
 def test_logic_and_oracle_tell_the_same_story_of_a_clean_history(history: History) -> None:
@@ -400,7 +389,6 @@ def feed_lanes(cluster: Cluster, history: History, dice: bytes) -> None:
             cluster.send(message.topic, message.value, wrong_lane(dice, number, 4), now_ns=T0 + 10**16)
 
 
-@needs_logic
 @runs(100)
 @given(histories(clean=True), st.binary(min_size=40, max_size=40))
 def test_many_lanes_and_misrouted_records_end_as_the_oracle_does(history: History, dice: bytes) -> None:
@@ -489,7 +477,6 @@ def chunks(history: History, cuts: bytes) -> list[tuple[str, list[tuple[int, byt
     return found
 
 
-@needs_logic
 @runs(200)
 @given(histories(), st.binary(min_size=30, max_size=30), st.binary(min_size=30, max_size=30))
 def test_same_inputs_in_other_chunks_give_the_same_bytes(history: History, cuts: bytes, others: bytes) -> None:
@@ -504,7 +491,6 @@ def test_same_inputs_in_other_chunks_give_the_same_bytes(history: History, cuts:
     assert sent[0] == sent[2]
 
 
-@needs_logic
 @runs(200)
 @given(histories(), st.binary(min_size=30, max_size=30), st.binary(min_size=60, max_size=60))
 def test_crash_between_chunks_repeats_and_loses_nothing(history: History, cuts: bytes, dice: bytes) -> None:
@@ -547,7 +533,6 @@ def first_open(work: list[tuple[str, list[tuple[int, bytes, bytes]]]], positions
     return len(work)
 
 
-@needs_logic
 @runs(60)
 @given(histories())
 def test_audit_records_form_one_hash_chain(history: History) -> None:
