@@ -54,5 +54,5 @@ acceptance: setup ## the flow on a real Kafka under load and faults, judged by t
 	$(RUN)/python -m bench.acceptance --scenario $(or $(SCENARIO),clean) $(ARGS)
 
 clean: ## remove what was made here, .venv too
-	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -114,7 +114,7 @@ class SessionConfig:
     idle_tick_ms: int = 100
     """How often the lanes' clocks are asked while there is none."""
     poll_ms: int = 5
-    """How long one poll gathers records: larger chunks against latency."""
+    """How long one poll waits for a record when there is none."""
     max_chunk_records: int = 10_000
     lane_pause_bytes: int = 16 * 1024 * 1024
     """Uncommitted bytes (in and out) above which a lane's partitions are paused until they are committed."""
@@ -330,7 +330,7 @@ class Session:
     # --- source half ---
 
     def poll(self, limit: int, timeout_s: float, clock: Callable[[], int], committing: bool = False) -> list[Chunk]:
-        """Return what came in, at most `limit` records, gathering for `timeout_s`. Serves rebalances and, unless `committing`, reports.
+        """Return what came in, at most `limit` records; waits `timeout_s` for the first. Serves rebalances and, unless `committing`, reports.
 
         Raises Fenced, SessionError for errors that end the worker, and whatever `on_revoke` raised.
         """
@@ -338,7 +338,12 @@ class Session:
         if not committing and self._producer is not None:
             self._serve(0)  # a commit in another thread serves its own reports, and counts on having seen them when it ends
         before = self._rebalances
-        messages = consumer.consume(limit, timeout_s)
+        # consume(n, t) gathers for the whole of t. One record is waited for and the rest taken as it lies: the fetches make the chunks, and
+        # what comes in while a chunk is folded makes the next one larger, so that a busy worker still takes much at once.
+        first = consumer.poll(timeout_s)
+        messages = [] if first is None else [first]
+        if first is not None and limit > 1:
+            messages += consumer.consume(limit - 1, 0)
         self._raise_callback_error()
         if self._fatal is not None:
             kind = Fenced if self._fatal_is_fence else Aborted
