@@ -7,6 +7,7 @@ calls have the real types. May not keep or publish anything of what comes out.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 from collections import Counter
@@ -188,7 +189,9 @@ def _marker() -> Path:
 
     from schemas.jit import cache_dir
 
-    return cache_dir() / f"warm-{sys.implementation.cache_tag}-{binding.get_host_cpu_name()}"
+    # numba keeps what it compiles under the path of the source: a copy of the tree elsewhere is cold
+    here = hashlib.sha256(str(Path(__file__).resolve().parent.parent).encode()).hexdigest()[:8]
+    return cache_dir() / f"warm-{sys.implementation.cache_tag}-{binding.get_host_cpu_name()}-{here}"
 
 
 def _kernels() -> list[Any]:
