@@ -44,10 +44,14 @@ docs: setup ## write the generated pages of docs/ anew
 schemas: setup ## write schemas/generated anew
 	$(BIN)/hedgerow schemas export
 
-bench: setup ## the benchmarks; each ends with a line of JSON (the last one needs Java 17 and Maven, or HEDGEROW_KAFKA)
+bench: setup ## the benchmarks; each ends with a line of JSON (the last three need Java 17 and Maven)
 	$(RUN)/python -m bench.codec
 	$(RUN)/python -m bench.table_layout
 	$(RUN)/python -m bench.kernel_arguments
+	$(RUN)/python -m bench.state --max-rows 1000000
+	$(RUN)/python -m bench.simulation --seconds 30
+	$(RUN)/python -m bench.latency --rates 1000,20000 --seconds 10
+	$(RUN)/python -m bench.execution --records 100000 --peers none
 	$(RUN)/python -m bench.acceptance --scenario clean --rate 2000 --seconds 10
 
 acceptance: setup ## the flow on a real Kafka under load and faults, judged by the oracle (SCENARIO=clean|kill|pause|scale|all)

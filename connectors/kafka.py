@@ -159,6 +159,17 @@ class SessionConfig:
 
 
 @dataclass(frozen=True)
+class Clients:
+    """What a session is built on: librdkafka's clients and the clock. A simulation brings its own (bench/simulated_kafka.py)."""
+
+    consumer: Callable[[dict[str, Any]], Any] = Consumer
+    producer: Callable[[dict[str, Any]], Any] = Producer
+    admin: Callable[[dict[str, Any]], Any] = AdminClient
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
 class Delta:
     """One lane's part of a commit: changelog values (may be empty) and the offsets `{topic: next offset}` that moved."""
 
@@ -196,16 +207,24 @@ class Session:
     `on_revoke(lost)` is called inside `poll` or `leave` when the group takes the lanes away; what it raises is raised again by that call.
     """
 
-    def __init__(self, config: SessionConfig, on_revoke: Callable[[bool], None], stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: SessionConfig,
+        on_revoke: Callable[[bool], None],
+        stopping: Callable[[], bool],
+        clients: Clients = Clients(),
+    ) -> None:
         self.config = config
         self.n_lanes = 0
         self.errors = 0
         self.truncate_errors = 0
         self._on_revoke = on_revoke
         self._stopping = stopping
+        self._clients = clients
+        self._monotonic = clients.monotonic
         self._base: dict[str, Any] = {"bootstrap.servers": config.bootstrap, **config.client}
         # its errors come with its answers; log lines would only repeat them
-        self._admin = AdminClient(self._base | {"client.id": f"{config.instance}-admin", "log_level": 0})
+        self._admin = self._clients.admin(self._base | {"client.id": f"{config.instance}-admin", "log_level": 0})
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
         self._reader: Consumer | None = None
@@ -268,7 +287,7 @@ class Session:
     def open(self) -> None:
         """Fence earlier lives of this worker (their open transaction ends here), then join the group."""
         config = self.config
-        self._producer = Producer(
+        self._producer = self._clients.producer(
             self._client("producer")
             | {
                 "transactional.id": config.instance,
@@ -282,10 +301,10 @@ class Session:
                 "message.max.bytes": config.max_record_bytes,
             }
         )
-        deadline = time.monotonic() + config.assign_timeout_ms / 1000
+        deadline = self._monotonic() + config.assign_timeout_ms / 1000
         self._transactional(self._producer.init_transactions, deadline, "init_transactions")
         queue_kb = max(1024, config.lane_pause_bytes // 1024 // len(config.inputs))
-        self._consumer = Consumer(
+        self._consumer = self._clients.consumer(
             self._client("consumer")
             | {
                 "group.id": config.group_id,
@@ -322,7 +341,7 @@ class Session:
         """Count a passing error; log it unless the same one was logged within the last 10 s."""
         self.errors += 1
         code, when = self._seen_error
-        now = time.monotonic()
+        now = self._monotonic()
         if error.code() != code or now - when > 10:
             self._seen_error = (error.code(), now)
             log.warning("%s: %s (%s)", where, error.str(), error.name())
@@ -420,7 +439,7 @@ class Session:
         asked = [TopicPartition(topic, lane) for lane in lanes for topic in self.config.inputs]
         if not asked:
             return {}
-        deadline = time.monotonic() + self.config.assign_timeout_ms / 1000
+        deadline = self._monotonic() + self.config.assign_timeout_ms / 1000
         while True:
             self._raise_if_stopping()
             try:
@@ -429,7 +448,7 @@ class Session:
                 break
             except KafkaException as error:
                 passing = error.args[0].retriable() or error.args[0].code() in _PASSING
-                if not passing or time.monotonic() > deadline:
+                if not passing or self._monotonic() > deadline:
                     raise SessionError(f"committed offsets of group {self.config.group_id}: {error.args[0].str()}") from error
         for tp in answer:
             if tp.error is not None:
@@ -440,7 +459,7 @@ class Session:
         """Wait until no transaction is open on the lanes' changelog partitions; return `{lane: (first, end) offset}`."""
         topic = self.config.changelog
         parts = [TopicPartition(topic, lane) for lane in lanes]
-        deadline = time.monotonic() + self.config.assign_timeout_ms / 1000
+        deadline = self._monotonic() + self.config.assign_timeout_ms / 1000
         while True:
             self._raise_if_stopping()
             stable = self.offsets(parts, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
@@ -448,9 +467,9 @@ class Session:
             waiting = [lane for lane in lanes if stable[topic, lane] != ends[topic, lane]]
             if not waiting:
                 break
-            if time.monotonic() > deadline:
+            if self._monotonic() > deadline:
                 raise SessionError(f"a transaction of another worker is still open on {topic} partitions {waiting}")
-            time.sleep(0.05)
+            self._clients.sleep(0.05)
         firsts = self.offsets(parts, OffsetSpec.earliest())
         return {lane: (firsts[topic, lane], ends[topic, lane]) for lane in lanes}
 
@@ -460,29 +479,29 @@ class Session:
         """Return `{(topic, partition): offset}` by `spec`. Raises SessionError when the broker does not answer in time."""
         if not parts:
             return {}
-        deadline = time.monotonic() + self.config.startup_timeout_ms / 1000
+        deadline = self._monotonic() + self.config.startup_timeout_ms / 1000
         while True:
             try:
                 asked = self._admin.list_offsets(dict.fromkeys(parts, spec), isolation_level=isolation, request_timeout=5)
                 return {(tp.topic, tp.partition): answer.result().offset for tp, answer in asked.items()}
             except KafkaException as error:
-                if time.monotonic() > deadline:
+                if self._monotonic() > deadline:
                     raise SessionError(f"offsets of {parts[0].topic}: {error.args[0].str()}") from error
-                time.sleep(0.05)
+                self._clients.sleep(0.05)
 
     def read_changelog(self, lane: int, first: int, end: int) -> Generator[tuple[int, bytes], None, None]:
         """Yield (offset, value) of the committed records of a lane's changelog in [first, end). To be closed before the session is."""
         if first >= end:
             return
         if self._reader is None:
-            self._reader = Consumer(_plain_reader(self._client("restore"), self.config.instance))
+            self._reader = self._clients.consumer(_plain_reader(self._client("restore"), self.config.instance))
         reader = self._reader
-        deadline = time.monotonic() + self.config.restore_timeout_ms / 1000
+        deadline = self._monotonic() + self.config.restore_timeout_ms / 1000
         reader.assign([TopicPartition(self.config.changelog, lane, first)])
         try:
             while True:
                 self._raise_if_stopping()
-                if time.monotonic() > deadline:
+                if self._monotonic() > deadline:
                     raise SessionError(f"{self.config.changelog}[{lane}] could not be read within {self.config.restore_timeout_ms} ms")
                 for message in reader.consume(10_000, 0.01):
                     error = message.error()
@@ -558,7 +577,7 @@ class Session:
         # The partition is an argument of the batch: librdkafka ignores the one in a message's dict (measured on 2.16).
         partition = {} if records.partition is None else {"partition": records.partition}
         producer = self._need_producer()
-        deadline = time.monotonic() + self.config.transaction_timeout_ms / 1000
+        deadline = self._monotonic() + self.config.transaction_timeout_ms / 1000
         while messages:
             taken = producer.produce_batch(records.topic, messages, **partition)
             if taken == len(messages):
@@ -571,7 +590,7 @@ class Session:
                 if error.code() != KafkaError._QUEUE_FULL:
                     size = len(message["value"])
                     raise SessionError(f"{records.topic}: a record of {size} bytes was refused: {error.str()} ({error.name()})")
-            if not refused or time.monotonic() > deadline:
+            if not refused or self._monotonic() > deadline:
                 raise SessionError(f"{records.topic}: {len(messages) - taken} records could not be queued in time")
             messages = refused
             self._serve(0.01)
@@ -593,7 +612,7 @@ class Session:
             self._fence = offsets[0]
         elif self._fence is not None:
             offsets = [self._fence]
-        deadline = time.monotonic() + self.config.transaction_timeout_ms / 1000 + 15
+        deadline = self._monotonic() + self.config.transaction_timeout_ms / 1000 + 15
         metadata = self._group_metadata
         if metadata is None or not offsets:
             self.abort()
@@ -611,7 +630,7 @@ class Session:
         """Abort the open transaction, if any. Raises Fenced when another life of this worker has taken over."""
         if not self._in_transaction or self._producer is None:
             return
-        deadline = time.monotonic() + self.config.transaction_timeout_ms / 1000
+        deadline = self._monotonic() + self.config.transaction_timeout_ms / 1000
         self._in_transaction = False
         # Of a transaction whose first records are still on their way the broker may not know yet; ending it then is a fatal
         # INVALID_TXN_STATE (seen in rebalances). What is flushed here is aborted with the rest and seen by nobody.
@@ -636,13 +655,13 @@ class Session:
 
         producer = self._need_producer()
         callback = {"on_delivery": delivered} if report else {}
-        deadline = time.monotonic() + self.config.transaction_timeout_ms / 1000
+        deadline = self._monotonic() + self.config.transaction_timeout_ms / 1000
         while True:
             try:
                 producer.produce(self.config.changelog, value=value, partition=lane, **callback)
                 return
             except BufferError:
-                if time.monotonic() > deadline:
+                if self._monotonic() > deadline:
                     raise SessionError(f"{self.config.changelog}[{lane}]: no room in the send queue") from None
                 self._serve(0.01)
             except KafkaException as error:
@@ -659,10 +678,10 @@ class Session:
         """Run a transactional call as its errors say: retry the retriable, abort on the abortable, give up on the rest."""
         while True:
             try:
-                return call(min(5.0, max(0.1, deadline - time.monotonic())))
+                return call(min(5.0, max(0.1, deadline - self._monotonic())))
             except KafkaException as error:
                 cause = error.args[0]
-                if cause.retriable() and not cause.fatal() and time.monotonic() < deadline:
+                if cause.retriable() and not cause.fatal() and self._monotonic() < deadline:
                     self._note(cause, what)
                     continue
                 if cause.txn_requires_abort() and abortable:
@@ -714,8 +733,8 @@ class Session:
         if self._consumer is None:
             return True
         self._consumer.unsubscribe()
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+        deadline = self._monotonic() + timeout_s
+        while self._monotonic() < deadline:
             self._consumer.consume(1, 0.01)
             self._raise_callback_error()
             if not self._consumer.memberid() and not self._is_member():
@@ -770,7 +789,7 @@ class Session:
             starts = {key: later[key] if later[key] >= 0 else latest[key] for key in starts}
         ends = self.offsets(parts, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
         settings = _plain_reader(self._client("broadcast"), config.instance)
-        return BroadcastReader(Consumer(settings), starts, ends, self._note, self._stopping)
+        return BroadcastReader(self._clients.consumer(settings), starts, ends, self._note, self._stopping)
 
 
 def _plain_reader(client: dict[str, Any], name: str) -> dict[str, Any]:

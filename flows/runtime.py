@@ -20,7 +20,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -137,6 +137,18 @@ class _Histogram:
         self.total += value
 
 
+class Background(Protocol):
+    """Runs calls one at a time beside the caller."""
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        """Run a call; its result or exception comes with the future."""
+        ...
+
+    def close(self) -> None:
+        """End after the call that is under way."""
+        ...
+
+
 class _Background:
     """One daemon thread that runs one call at a time: a client call that never returns must not keep the process from ending."""
 
@@ -167,6 +179,21 @@ def _no_fault(point: str) -> None:
     """Do nothing: where a fault test kills the process."""
 
 
+def _on_bytewax(runtime: Runtime) -> None:
+    cli_main(runtime._dataflow(), epoch_interval=_ENDLESS)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a worker stands on: Kafka, a thread, a clock, the engine that calls its three steps. A simulation (bench/simulation.py) brings
+    its own, and drives the same code."""
+
+    session: Callable[[SessionConfig, Callable[[bool], None], Callable[[], bool]], Session] = Session
+    background: Callable[[], Background] = _Background
+    monotonic: Callable[[], float] = time.monotonic
+    engine: Callable[[Runtime], None] = _on_bytewax
+
+
 def run_flow(flow: Flow, config: SessionConfig, clock: Clock = time.time_ns, fault: Fault = _no_fault) -> int:
     """Run one worker of a flow until it is stopped by SIGTERM or SIGINT, or fails; return the exit code."""
     return Runtime(flow, config, clock, fault).run()
@@ -179,13 +206,22 @@ class Runtime:
     `fault(point)` is called at before_produce, before_send_offsets, before_commit, after_commit, during_restore and in_revoke.
     """
 
-    def __init__(self, flow: Flow, config: SessionConfig, clock: Clock = time.time_ns, fault: Fault = _no_fault) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        config: SessionConfig,
+        clock: Clock = time.time_ns,
+        fault: Fault = _no_fault,
+        outside: Outside = Outside(),
+    ) -> None:
         self.flow = flow
         self.config = config
         self._clock = clock
         self._fault = fault
-        self._session = Session(config, self._revoked, lambda: self._stop_asked)
-        self._pool = _Background()
+        self._monotonic = outside.monotonic
+        self._engine = outside.engine
+        self._session = outside.session(config, self._revoked, lambda: self._stop_asked)
+        self._pool = outside.background()
         self._broadcast: BroadcastLogic | None = None
         self._reader: BroadcastReader | None = None
         self._lanes: dict[int, _Lane] = {}
@@ -199,7 +235,7 @@ class Runtime:
         self._barrier_out: set[int] = set()
         self._parts: list[_Out] = []
         self._took_in = False
-        self._last_tick = time.monotonic()
+        self._last_tick = self._monotonic()
         # the commit under way
         self._commit: Future[dict[int, int]] | None = None
         self._commit_parts: list[_Out] = []
@@ -209,9 +245,9 @@ class Runtime:
         self._backlog: list[Records] = []
         # pace and figures
         self._record_bytes = 512.0
-        self._last_truncate = time.monotonic()
+        self._last_truncate = self._monotonic()
         self._recount: Future[None] | None = None
-        self._last_recount = time.monotonic()
+        self._last_recount = self._monotonic()
         self._last_refresh = 0.0
         self._counts = dict.fromkeys(COUNTERS, 0)
         self._restore_s = 0.0
@@ -231,7 +267,7 @@ class Runtime:
             close_metrics: Callable[[], None] = lambda: None  # noqa: E731
             try:
                 close_metrics = self._start()
-                cli_main(self._dataflow(), epoch_interval=_ENDLESS)
+                self._engine(self)
             except BaseException as error:
                 self._fail(error)
             finally:
@@ -332,7 +368,7 @@ class Runtime:
         if self._stop_asked:
             return self._stop_items()
         config = self.config
-        now = time.monotonic()
+        now = self._monotonic()
         if self._commit is not None:
             timeout_s = min(config.poll_ms, 2) / 1000  # its end is noticed at the next poll only: look more often
         else:
@@ -385,11 +421,11 @@ class Runtime:
         hold, broadcast = self.flow.hold, self._broadcast
         if hold is None or broadcast is None or self._reader is None:
             return
-        began = time.monotonic()
+        began = self._monotonic()
         should_wait = hold(chunks, broadcast)
-        while (left := began + self.config.tape_wait_ms / 1000 - time.monotonic()) > 0 and should_wait(self._clock()):
+        while (left := began + self.config.tape_wait_ms / 1000 - self._monotonic()) > 0 and should_wait(self._clock()):
             self._poll_broadcast(min(0.001, left))
-        self._broadcast_wait_s += time.monotonic() - began
+        self._broadcast_wait_s += self._monotonic() - began
 
     def _poll_broadcast(self, timeout_s: float) -> None:
         if self._reader is not None and self._broadcast is not None:
@@ -401,7 +437,7 @@ class Runtime:
         """Return one barrier per lane if a commit is due and none is under way."""
         if not self._lanes or self._barrier_out or self._commit is not None:
             return []
-        waited_ms = (time.monotonic() - self._last_tick) * 1000
+        waited_ms = (self._monotonic() - self._last_tick) * 1000
         config = self.config
         due = (
             force
@@ -411,7 +447,7 @@ class Runtime:
         )
         if not due:
             return []
-        self._last_tick = time.monotonic()
+        self._last_tick = self._monotonic()
         self._took_in = False
         self._barrier_out = set(self._lanes)
         self._parts = []
@@ -437,7 +473,7 @@ class Runtime:
 
     def _take_over(self, lanes: Sequence[int]) -> None:
         """Restore the lanes the group offers and start reading them where their state ends."""
-        began = time.monotonic()
+        began = self._monotonic()
         session = self._session
         # First the offsets, then the changelog: once no transaction holds offsets back, none of an earlier owner can still commit.
         committed = session.committed(lanes)
@@ -459,9 +495,9 @@ class Runtime:
         session.start_at(known)
         self._lanes = owned
         self._epoch += 1
-        self._last_tick = time.monotonic()
+        self._last_tick = self._monotonic()
         self._took_in = False
-        took = time.monotonic() - began
+        took = self._monotonic() - began
         self._counts["rebalances"] += 1
         self._counts["lanes_restored"] += len(lanes)
         self._restore_s += took
@@ -473,6 +509,9 @@ class Runtime:
         for topic in self.flow.inputs:
             state, group = positions.get(topic), committed.get((topic, lane))
             if group is not None and state != group:
+                if self._session.committed([lane]).get((topic, lane)) != group:
+                    # This process stood still between its two reads, and the lane is somebody else's by now: nothing is corrupt.
+                    raise Fenced(f"lane {lane} went to another worker while it was being restored")
                 raise OffsetsDisagree(
                     f"lane {lane}: the state in {self.flow.changelog} ends at offset {state} of {topic}, group {self.config.group_id} has "
                     f"committed {group}: the changelog or the group's offsets were changed from outside. Restore the one that is wrong; "
@@ -578,7 +617,7 @@ class Runtime:
         for lane in self._lanes.values():
             lane.flight_bytes, lane.open_bytes = lane.open_bytes, 0
         self._commit_parts = parts
-        self._commit_began = time.monotonic()
+        self._commit_began = self._monotonic()
         # The broker's part takes 5 to 20 ms, during which this thread polls and folds on; what that publishes waits in the backlog.
         self._commit = self._pool.submit(lambda: self._session.commit(deltas, self._fault))
 
@@ -597,7 +636,7 @@ class Runtime:
         finally:
             self._commit = None
         self._fault("after_commit")
-        took_ms = (time.monotonic() - self._commit_began) * 1000
+        took_ms = (self._monotonic() - self._commit_began) * 1000
         self._commit_ms.add(took_ms)
         self._recent_ms.append(took_ms)
         self._counts["commits"] += 1
@@ -621,7 +660,7 @@ class Runtime:
     # --- now and then ---
 
     def _housekeeping(self) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         if now - self._last_refresh >= _REFRESH_S:
             self._refresh()
         if self._recount is not None and self._recount.done():
@@ -640,7 +679,7 @@ class Runtime:
 
     def _refresh(self) -> None:
         """Copy the lanes' counters for readers in other threads."""
-        self._last_refresh = time.monotonic()
+        self._last_refresh = self._monotonic()
         counters, lags = {}, {}
         for number, lane in self._lanes.items():
             counters[number] = dict(lane.logic.counters())

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from prometheus_client import CollectorRegistry, generate_latest
 
-from connectors.kafka import Aborted, Delta, OffsetsDisagree, Session, SessionConfig, StartupError
+from connectors.kafka import Aborted, Delta, Fenced, OffsetsDisagree, Session, SessionConfig, StartupError
 from connectors.mock_broker import MockBroker
 from flows.metrics import METRICS, RuntimeCollector
 from flows.runtime import COUNTERS, STEP_IDS, Runtime, _Out, _ranges, _Work
@@ -332,6 +332,16 @@ def test_partition_counts_are_asked_for_now_and_then() -> None:
         bench.step()
         time.sleep(0.005)
     assert bench.session.recounts == 1
+
+
+@pytest.mark.parametrize(("then", "kind"), [(7, OffsetsDisagree), (9, Fenced)])
+def test_state_and_offsets_that_disagree_are_corrupt_unless_the_offsets_moved_meanwhile(then: int, kind: type[Exception]) -> None:
+    bench = Bench()
+    answers = [{("t.a", 0): 7}, {("t.a", 0): then}]
+    bench.session.committed = lambda lanes: answers.pop(0)  # type: ignore[method-assign]
+    bench.session.offer = [0]
+    bench.to_end()
+    assert isinstance(bench.runtime._failure, kind)
 
 
 # --- names and settings -----------------------------------------------------------------------------------------------------------
