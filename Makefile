@@ -50,9 +50,9 @@ bench: setup ## the benchmarks; each ends with a line of JSON (the last three ne
 	$(RUN)/python -m bench.kernel_arguments
 	$(RUN)/python -m bench.state --max-rows 1000000
 	$(RUN)/python -m bench.simulation --seconds 30
-	$(RUN)/python -m bench.latency --rates 1000,20000 --seconds 10
 	$(RUN)/python -m bench.execution --records 100000 --peers none
 	$(RUN)/python -m bench.acceptance --scenario clean --rate 2000 --seconds 10
+	$(RUN)/python -m bench.latency --rates 1000,20000 --seconds 10
 
 acceptance: setup ## the flow on a real Kafka under load and faults, judged by the oracle (SCENARIO=clean|kill|pause|scale|all)
 	$(RUN)/python -m bench.acceptance --scenario $(or $(SCENARIO),clean) $(ARGS)
