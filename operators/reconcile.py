@@ -548,6 +548,7 @@ def enrich(m: Map, row: int) -> None:
     mem.scalars(m)[g.S_DUP_KIND + DUP_ENRICHED - DUP_TRANSPORT] += 1
     state = s.ST_FILLED if np.int64(x.kind) == s.K_TRADE else s.ST_CORRECTED
     publish(m, np.int64(x.order), root, state, x.qty, x.px, 0, True)
+    audit(m, DUP_ENRICHED, s.OUT_NOTE, np.int64(x.order), root, np.int64(mem.execs(m)[root].version), NULL, NULL)
 
 
 @njit
