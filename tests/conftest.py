@@ -15,10 +15,15 @@ from typing import Any, NoReturn
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from hypothesis import HealthCheck, settings
 
 from connectors.kafka_server import BrokerUnavailable, KafkaServer
 from connectors.topics import connect, create_topics
 from schemas.registry import TOPICS
+
+# A busy machine is no failure, and the first call of a kernel may compile it.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

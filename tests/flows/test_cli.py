@@ -6,7 +6,6 @@ import os
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -67,14 +66,12 @@ def test_cli_kafka_not_set_says_so_in_one_line(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("words", [("run", "execution", "--workers", "2"), ("topics", "create")])
-def test_cli_unreachable_broker_says_so_in_one_line_within_ten_seconds(words: tuple[str, ...]) -> None:
-    began = time.monotonic()
+def test_cli_unreachable_broker_says_so_in_one_line(words: tuple[str, ...]) -> None:
     told = hedgerow(*words, HEDGEROW_KAFKA=f"127.0.0.1:{free_port()}")
     assert told.returncode == EXIT_UNREACHABLE
     assert told.stderr.startswith("hedgerow: HEDGEROW_KAFKA: no Kafka broker answers at 127.0.0.1:")
     assert "Connection refused" in told.stderr
     assert told.stderr.count("\n") == 1
-    assert time.monotonic() - began < 30  # 8 s of waiting by design; the rest is for a busy machine
 
 
 def test_cli_bad_settings_are_all_told() -> None:

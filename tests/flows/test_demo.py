@@ -103,7 +103,7 @@ def test_demo_on_a_terminal_shows_the_board_and_then_the_table() -> None:
             if not part:
                 break
             shown += part
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=120) == 0
     os.close(primary)
     text = shown.decode()
     for words in ("every input ends in one of", "slippage by venue", "dead letters by reason", "last fills", "service levels of this run"):
@@ -118,7 +118,7 @@ def test_demo_interrupted_ends_at_once_and_leaves_nothing_running(started: subpr
     pids = children(started.pid)
     assert len(pids) == 2
     started.send_signal(number)
-    _, err = started.communicate(timeout=30)
+    _, err = started.communicate(timeout=120)
     assert started.returncode == 130
     assert err == "hedgerow: the demo was interrupted; everything it started has ended\n"
     assert end_within(pids, 5)
@@ -137,7 +137,7 @@ def test_demo_worker_that_dies_is_told_with_code_1(started: subprocess.Popen[str
     pids = children(started.pid)
     worker = next(pid for pid in pids if b"run" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"))
     os.kill(worker, signal.SIGKILL)
-    _, err = started.communicate(timeout=30)
+    _, err = started.communicate(timeout=120)
     assert started.returncode == 1
     assert err.startswith("hedgerow: the worker ended with code -9")
     assert end_within(pids, 5)

@@ -128,7 +128,7 @@ def gone(pid: int) -> bool:
     return True
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -139,7 +139,7 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
 def test_supervisor_signalled_stops_workers_in_order(number: signal.Signals) -> None:
     process, pids = start(GRACEFUL, GRACEFUL)
     process.send_signal(number)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == EXIT_OK
     assert sorted(out.splitlines()) == ["w-0 | stopped in order", "w-1 | stopped in order"]
     assert all(map(gone, pids))
@@ -148,7 +148,7 @@ def test_supervisor_signalled_stops_workers_in_order(number: signal.Signals) -> 
 def test_supervisor_worker_ignores_sigterm_is_killed_after_the_timeout() -> None:
     process, pids = start(STUBBORN)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "killing w-0: still running" in err
     assert gone(pids[0])

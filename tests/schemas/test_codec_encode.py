@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.chunk import join, split
@@ -25,8 +25,6 @@ from schemas.fields import Base64, Decimal, Id64, JsonObject, Rfc3339, Uuid, int
 from schemas.layout import layout_of
 from schemas.orders import RouteIntentMessage
 from tests.codec_oracle import make_message
-
-untimed = settings(deadline=None)
 
 
 class Inner(Strict):
@@ -88,7 +86,6 @@ EDGES = [
 ]  # fmt: skip
 
 
-@untimed
 @given(
     st.floats(allow_nan=False, allow_infinity=False)
     | st.sampled_from(EDGES)
@@ -118,7 +115,6 @@ def test_encode_decimal_is_plain_without_trailing_zeros(mantissa: int, scale: in
     assert thing(amount=(mantissa, scale)) == f'{{"amount":"{text}","last":"z"}}'
 
 
-@untimed
 @given(st.text(max_size=80), st.text(max_size=40))
 def test_encode_text_from_either_arena_is_the_same_text(text: str, before: str) -> None:
     raw, head = text.encode(), before.encode()
@@ -131,7 +127,6 @@ def test_encode_text_from_either_arena_is_the_same_text(text: str, before: str) 
         assert made == json.dumps({"last": text}, ensure_ascii=False, separators=(",", ":")).replace("\\u007f", "\x7f")
 
 
-@untimed
 @given(st.binary(max_size=200), st.binary(max_size=5))
 def test_encode_base64_takes_raw_bytes(raw: bytes, before: bytes) -> None:
     made = thing(arena=b"z" + before + raw, raw=(1 + len(before), len(raw)))

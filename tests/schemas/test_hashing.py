@@ -5,13 +5,12 @@ import uuid
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.hashing import hash128, hex_into, murmur2, partition_of, sha256_into, uuid5, uuid_text_into, write_int_into
 
 MASK64 = 2**64 - 1
-untimed = settings(deadline=None)  # the first call compiles
 
 
 def view(text: bytes, before: bytes = b"") -> np.ndarray:
@@ -81,7 +80,6 @@ def test_murmur2_kafka_vectors_match(text: bytes, expected: int) -> None:
     assert murmur2(view(text), 0, len(text)) == expected
 
 
-@untimed
 @given(st.binary(max_size=80), st.binary(max_size=9), st.integers(1, 200))
 def test_murmur2_any_bytes_equals_plain_version(text: bytes, before: bytes, n: int) -> None:
     data = view(text, before)
@@ -89,7 +87,6 @@ def test_murmur2_any_bytes_equals_plain_version(text: bytes, before: bytes, n: i
     assert partition_of(data, len(before), len(text), n) == (plain_murmur2(text) & 0x7FFFFFFF) % n
 
 
-@untimed
 @given(st.binary(max_size=80), st.binary(max_size=9), st.integers(0, 2**32 - 1))
 def test_hash128_any_bytes_equals_plain_version(text: bytes, before: bytes, seed: int) -> None:
     h1, h2 = hash128(view(text, before), len(before), len(text), seed)
@@ -102,7 +99,6 @@ def test_hash128_reference_vector_matches() -> None:
     assert (int(h1), int(h2)) == (0xCBD8A7B341BD9B02, 0x5B1E906A48AE1D19)
 
 
-@untimed
 @given(st.uuids(), st.text(max_size=150), st.binary(max_size=9))
 def test_uuid5_any_name_equals_standard_library(namespace: uuid.UUID, name: str, before: bytes) -> None:
     raw = name.encode()
@@ -127,7 +123,6 @@ def test_digests_block_boundary_lengths_equal_hashlib(length: int) -> None:
     assert ((int(hi) & MASK64) << 64 | (int(lo) & MASK64)) == uuid.uuid5(uuid.NAMESPACE_URL, name).int
 
 
-@untimed
 @given(st.uuids())
 def test_uuid_text_any_uuid_is_the_36_character_form(value: uuid.UUID) -> None:
     words = np.array([value.int >> 64, value.int & MASK64], np.uint64).view(np.int64)
@@ -136,7 +131,6 @@ def test_uuid_text_any_uuid_is_the_36_character_form(value: uuid.UUID) -> None:
     assert out.tobytes() == b"\0\0" + str(value).encode() + b"\0\0"
 
 
-@untimed
 @given(st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 9, 10, 99, 100, 10**18 - 1, 10**18, -(2**63), 2**63 - 1]))
 def test_write_int_any_int64_is_its_decimal_text(value: int) -> None:
     out = np.zeros(24, np.uint8)
