@@ -48,6 +48,7 @@ bench: setup ## the benchmarks; each ends with a line of JSON (the last three ne
 	$(RUN)/python -m bench.codec
 	$(RUN)/python -m bench.table_layout
 	$(RUN)/python -m bench.kernel_arguments
+	$(RUN)/python -m bench.parking
 	$(RUN)/python -m bench.state --max-rows 1000000
 	$(RUN)/python -m bench.simulation --seconds 30
 	$(RUN)/python -m bench.execution --records 100000 --peers none

@@ -491,6 +491,8 @@ class LaneOracle:
         if report.correlation not in self._intents:
             self._set(report.place, "pending", Reason.order_unknown)
             self._unrouted.append(report)
+            found = self._inputs[report.place]
+            found.arrived_ns, found.queried = self._now, False
             return
         try:
             self._identify(report)

@@ -82,6 +82,18 @@ class Input(NamedTuple):
     where: Ints
 
 
+class Ahead(NamedTuple):
+    """Waiting reports decoded before the routes that wake them are taken, so that the kernel takes them without a stop (operators/parking.py).
+
+    inp: the reports, with the arena of the routes' input. lists `(k, 3)` int64: head of a list of pending rows, its first record in `inp`, the
+    one after its last. at `(3,)` int64: the next record to be taken and the end of its list, equal when none is; where in `lists` to look first.
+    """
+
+    inp: Input
+    lists: Ints
+    at: Ints
+
+
 N_FILL, N_AUDIT, N_DLQ, N_ALERT, N_HALT, N_ALIAS, N_REROUTE, N_PARK, N_WAKE, N_DONE, N_TEXT = range(11)
 N_FIXED = 15
 

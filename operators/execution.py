@@ -1,7 +1,8 @@
 """The execution flow's logic for one lane: chunks in, records out, state in a ledger. Wiring of the kernels; decides nothing itself.
 
 Rules: docs/reconciliation.md. The hot path is decode (one call a chunk), reconcile (one kernel call a chunk, more only when a report wakes
-others), encode (one call an output). Per-record Python runs only for dead letters, parked and woken reports, and operators' decisions.
+others), encode (one call an output). Per-record Python runs only for dead letters, records sent to another lane, and operators' decisions.
+Reports that wait for a route are decoded before the routes of a batch are taken, and taken by the same kernel call (operators/parking.py).
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from operators import context as c
-from operators import fold, reconcile
+from operators import fold, parking, reconcile
 from operators import slots as s
 from operators.context import HOLDS, REPORTS, ROUTES
 from operators.memory import Map, Memory
@@ -24,7 +25,7 @@ from operators.normalise import DAY_NS, EPOCH_DAY_2000
 from operators.publish import LEVEL_EXPIRED, QUERIES, audit, wait_counter
 from operators.scaled import average
 from schemas.chunk import Bytes, Capture, Chunk, Ints, Records, join
-from schemas.codec import Batch, compile_decoder, compile_encoder
+from schemas.codec import Batch, Decoder, compile_decoder, compile_encoder
 from schemas.execution import AliasMessage, AuditMessage, ComplianceAlertMessage, ExecutionReportMessage, FillMessage, HoldDecisionMessage
 from schemas.fields import NULL
 from schemas.hashing import hex_into, sha256_into
@@ -99,21 +100,27 @@ def gather(first: Bytes, second: Bytes, rows: Ints, slot: int) -> tuple[Bytes, I
 
 
 @njit
+def same_bytes(data: Bytes, at: int, text: Bytes) -> bool:
+    """Return whether a text stands at byte `at`."""
+    for j in range(len(text)):
+        if data[at + j] != text[j]:
+            return False
+    return True
+
+
+@njit
 def chain(data: Bytes, bounds: Ints, marker: Bytes, previous: Ints) -> None:
     """Write the hash of the record before into each record; `previous` `(4,)` holds the last one's hash as raw bytes, before and after."""
     raw = previous.view(np.uint8)
     m = len(marker)
+    before = 0
     for i in range(len(bounds) - 1):
-        at = bounds[i]
-        while True:
-            found = True
-            for j in range(m):
-                if data[at + j] != marker[j]:
-                    found = False
-                    break
-            if found:
-                break
-            at += 1
+        at = bounds[i] + before  # mostly where it was in the record before; it stands nowhere else, quotes in texts being escaped
+        if at + m > bounds[i + 1] or not same_bytes(data, at, marker):
+            at = bounds[i]
+            while not same_bytes(data, at, marker):
+                at += 1
+        before = at - bounds[i]
         if previous[0] != 0 or previous[1] != 0:
             hex_into(raw, 0, 32, data, at + m)
         sha256_into(data, bounds[i], bounds[i + 1] - bounds[i], raw, 0)
@@ -123,8 +130,33 @@ _QUOTE_ENTRIES = (
     "q_ts", "q_bid", "q_ask", "q_snap_hi", "q_snap_lo", "q_full", "q_head", "q_kept", "q_watermark", "q_overwritten", "q_tape", "q_counters",
 )  # fmt: skip
 _INPUT_ENTRIES = tuple(f"in_{name}" for name in c.Input._fields)
+_AHEAD_ENTRIES = tuple(f"ahead_{name}" for name in c.Input._fields)
 _MARKER = np.frombuffer(b'"prev_sha256":"', np.uint8)
 _NO_BYTES = np.zeros(0, np.uint8)
+
+
+class Work(NamedTuple):
+    """Records to be taken, and what they were decoded from: record i of `inp` is record `first + i` of `batch`, values and keys."""
+
+    inp: c.Input
+    topic: int
+    decoder: Decoder
+    batch: Batch
+    first: int
+    data: Bytes
+    bounds: Ints
+    keys: Bytes
+    key_bounds: Ints
+
+    def original(self, record: int) -> tuple[bytes, bytes]:
+        """Return (key, value) of a record as it came."""
+        i = self.first + record
+        key = self.keys[self.key_bounds[i] : self.key_bounds[i + 1]]
+        return key.tobytes(), self.data[self.bounds[i] : self.bounds[i + 1]].tobytes()
+
+    def explain(self, record: int) -> str:
+        """Return what is wrong with a record that could not be decoded."""
+        return self.decoder.explain(self.batch, self.first + record, self.data, self.bounds)
 
 
 class ExecutionLogic:
@@ -155,6 +187,19 @@ class ExecutionLogic:
         self._evicted_day = -1
         self._records: list[Records] = []
         self._blank = np.zeros((1, s.REPORT.width), np.int64)
+        self._idle = c.Input(
+            self._blank,
+            _NO_BYTES,
+            np.zeros(1, np.bool_),
+            np.zeros(1, np.int16),
+            np.full(1, -1, np.int64),
+            np.full(1, -1, np.int64),
+            np.array([lane, n_lanes, REPORTS, 0], np.int64),
+        )
+        self._no_ahead = c.Ahead(self._idle, np.zeros((0, 3), np.int64), np.zeros(3, np.int64))
+        no_batch = self._decoders[REPORTS].decode(_NO_BYTES, np.zeros(1, np.int64))
+        none = np.zeros(1, np.int64)
+        self._no_work = Work(self._idle, REPORTS, self._decoders[REPORTS], no_batch, 0, _NO_BYTES, none, _NO_BYTES, none)
         self._memory = Memory()
         self._memory.put_table("reference", self._ref.index)
         self._memory.put("venues", self._ref.venues)
@@ -171,8 +216,9 @@ class ExecutionLogic:
         topic = TOPICS.index(chunk.topic)
         self._records = []
         batch = self._decoders[topic].decode(chunk.data, chunk.bounds)
-        for start in range(0, len(chunk), BATCH):
-            self._take(topic, chunk, batch, start, min(start + BATCH, len(chunk)), now_ns)
+        start = 0
+        while start < len(chunk):
+            start = self._take(topic, chunk, batch, start, now_ns)
         if len(chunk):
             self.ledger.scalars[g.S_POSITIONS + topic] = int(chunk.offsets[-1]) + 2
         return self._hand_out()
@@ -232,25 +278,26 @@ class ExecutionLogic:
 
     # ---- taking a chunk ----------------------------------------------------------------------------------------------
 
-    def _take(self, topic: int, chunk: Chunk, batch: Batch, start: int, stop: int, now_ns: int) -> None:
-        part = slice(start, stop)
+    def _take(self, topic: int, chunk: Chunk, batch: Batch, start: int, now_ns: int) -> int:
+        """Take a piece of a chunk from record `start` on; return where it ends."""
+        part = slice(start, start + BATCH)
         inp = self._input(topic, batch, part, chunk.offsets[part], None, now_ns)
-
-        def original(record: int) -> tuple[bytes, bytes]:
-            i = start + record
-            return (
-                chunk.keys[chunk.key_bounds[i] : chunk.key_bounds[i + 1]].tobytes(),
-                chunk.data[chunk.bounds[i] : chunk.bounds[i + 1]].tobytes(),
-            )
-
-        def explain(record: int) -> str:
-            return self._decoders[topic].explain(batch, start + record, chunk.data, chunk.bounds)
-
+        ahead: Work | None = None
+        lists = self._no_ahead.lists
+        if topic == ROUTES and self.ledger.scalars[g.S_WAIT_ORDER]:
+            lists, waiting, stop = parking.foresee(self._lay(inp), BATCH)
+            if len(waiting):
+                ahead = self._awake(waiting, now_ns, inp.arena)
+                inp = c.Input(
+                    inp.rows[:stop], ahead.inp.arena, inp.ok[:stop], inp.reason[:stop], inp.offsets[:stop], inp.pend[:stop], inp.where
+                )
+        work = Work(inp, topic, self._decoders[topic], batch, start, chunk.data, chunk.bounds, chunk.keys, chunk.key_bounds)
         if topic == HOLDS:
-            self._decide_holds(inp, original, explain)
-            return
-        legs = batch.children["payload.routing_plan"].rows if topic == ROUTES else self._blank
-        self._run(topic, inp, original, explain, now_ns, 0, legs)
+            self._decide_holds(work)
+        else:
+            legs = batch.children["payload.routing_plan"].rows if topic == ROUTES else self._blank
+            self._run(work, legs, ahead, lists)
+        return start + len(inp.ok)
 
     def _input(self, topic: int, batch: Batch, part: slice, offsets: Ints, pend: Ints | None, now_ns: int) -> c.Input:
         return c.Input(
@@ -263,83 +310,81 @@ class ExecutionLogic:
             np.array([self.lane, self.n_lanes, topic, now_ns], np.int64),
         )
 
-    def _run(
-        self,
-        topic: int,
-        inp: c.Input,
-        original: Callable[[int], tuple[bytes, bytes]],
-        explain: Callable[[int], str],
-        now_ns: int,
-        again: int,
-        legs: Ints,
-    ) -> None:
+    def _run(self, work: Work, legs: Ints, ahead: Work | None, lists: Ints) -> None:
+        """Take new records; those that wait for them too, if they were decoded `ahead`, else with a stop for each list."""
+        inp = work.inp
+        foreseen = self._no_ahead if ahead is None else c.Ahead(ahead.inp, lists, np.zeros(3, np.int64))
         at = 0
-        while at < len(inp.ok):
-            self.ledger.reserve(len(inp.ok) - at)
-            done = reconcile.take(self._lay(inp, legs), at, again)
-            woken = self._flush(topic, inp, original, explain)
-            if done == at and not woken:
+        while at < len(inp.ok) or foreseen.at[0] < foreseen.at[1]:
+            self.ledger.reserve(len(inp.ok) - at + (0 if ahead is None else len(ahead.inp.ok)))
+            inside = int(foreseen.at[0])
+            done = int(reconcile.take(self._lay(inp, legs, foreseen), at, 0))
+            woken = self._flush(work, ahead)
+            if done == at and inside == foreseen.at[0] and not len(woken):
                 self._grow()
-            at = int(done)
-            if woken:
-                self._take_again(woken, now_ns, again)
+            at = done
+            if len(woken):
+                self._take_again(woken, int(inp.where[3]), 0)
 
-    def _take_again(self, heads: list[int], now_ns: int, again: int) -> None:
+    def _take_again(self, heads: Ints, now_ns: int, again: int) -> None:
         """Take waiting reports whose time has come, in the order they came; what one of them wakes comes right after it."""
         if again:  # of several venue orders, the one whose first report came first; the keys are serial numbers
-            heads = sorted(heads, key=lambda pend: int(self.ledger.pendings.arrays.rows[pend]["khi"]))
-        stack = [self._awake(self._unlist(heads), now_ns)]
+            heads = heads[np.argsort(self.ledger.pendings.rows["khi"][heads])]
+        stack = [(self._wake(heads, now_ns), 0)]
         while stack:
-            inp, kept, explain, at = stack[-1]
-            if at == len(kept):
+            work, at = stack[-1]
+            count = len(work.inp.ok)
+            if at == count:
                 stack.pop()
                 continue
-            self.ledger.reserve(len(kept) - at)
-            done = int(reconcile.take(self._lay(inp), at, again))
-            woken = self._flush(REPORTS, inp, kept.__getitem__, explain)
-            stack[-1] = (inp, kept, explain, done)
-            if woken:
-                stack.append(self._awake(self._unlist(woken), now_ns))
+            self.ledger.reserve(count - at)
+            done = int(reconcile.take(self._lay(work.inp), at, again))
+            woken = self._flush(work)
+            stack[-1] = (work, done)
+            if len(woken):
+                stack.append((self._wake(woken, now_ns), 0))
             elif done == at:
                 self._grow()
 
-    def _awake(self, waiting: list[int], now_ns: int) -> tuple[c.Input, list[tuple[bytes, bytes]], Callable[[int], str], int]:
-        """Return waiting reports as a batch to take: input, keys and values, explanations, and where to begin."""
-        kept = [self.ledger.kept(pend) for pend in waiting]
-        data, bounds = join([value for _, value in kept])
-        batch = self._decoders[REPORTS].decode(data, bounds)
-        pend = np.array(waiting, np.int64)
-        offsets = self.ledger.pendings.arrays.rows["offset"][pend]
-        inp = self._input(REPORTS, batch, slice(None), offsets, pend, now_ns)
-        return inp, kept, lambda i: self._decoders[REPORTS].explain(batch, i, data, bounds), 0
+    def _wake(self, heads: Ints, now_ns: int) -> Work:
+        return self._awake(parking.unlist(self._lay_tables(), heads), now_ns)
 
-    def _unlist(self, heads: list[int]) -> list[int]:
-        rows = self.ledger.pendings.arrays.rows
-        waiting = []
-        for head in heads:
-            at = head
-            while at >= 0:
-                waiting.append(at)
-                following = int(rows[at]["next_pending"])
-                rows[at]["wait"] = -1
-                rows[at]["next_pending"] = -1
-                self.ledger.pendings.touch(at)
-                at = following
-        return waiting
+    def _awake(self, waiting: Ints, now_ns: int, before: Bytes = _NO_BYTES) -> Work:
+        """Return waiting reports, by their rows, to be taken; their arena begins with the bytes of `before`."""
+        data, bounds, keys, key_bounds = parking.kept(self._lay_tables(), waiting, before)
+        batch = self._decoders[REPORTS].decode(data, bounds)
+        offsets = self.ledger.pendings.rows["offset"][waiting]
+        inp = self._input(REPORTS, batch, slice(None), offsets, waiting, now_ns)
+        return Work(inp, REPORTS, self._decoders[REPORTS], batch, 0, data, bounds, keys, key_bounds)
+
+    def _kept(self, pend: int) -> tuple[bytes, bytes]:
+        """Return (key, value) of one waiting report."""
+        data, _, keys, _ = parking.kept(self._lay_tables(), np.array([pend], np.int64), _NO_BYTES)
+        return keys.tobytes(), data.tobytes()
 
     def _grow(self) -> None:
         rows = 2 * len(self._out.wakes)
         self._out = c.make_output(self._names, TOPICS, rows)
         self._lay_output()
 
-    def _lay(self, inp: c.Input, legs: Ints | None = None) -> Map:
+    def _lay(self, inp: c.Input, legs: Ints | None = None, ahead: c.Ahead | None = None) -> Map:
         """Return the map for a kernel call. Valid until memory is reserved again."""
-        for name, table in self.ledger.tables.items():
-            if name != "pages":
-                self._memory.put_table(name, table.arrays)
+        put = self._memory.put
+        self._lay_tables()
         for name, array in zip(_INPUT_ENTRIES, inp, strict=True):
-            self._memory.put(name, array)
-        self._memory.put("legs", self._blank if legs is None else legs)
+            put(name, array)
+        foreseen = self._no_ahead if ahead is None else ahead
+        for name, array in zip(_AHEAD_ENTRIES, foreseen.inp, strict=True):
+            put(name, array)
+        put("ahead_lists", foreseen.lists)
+        put("ahead_at", foreseen.at)
+        put("legs", self._blank if legs is None else legs)
+        return self._memory.map
+
+    def _lay_tables(self) -> Map:
+        """Return the map for a kernel that asks for no input."""
+        for name, table in self.ledger.tables.items():
+            self._memory.put_table(name, table.arrays)
         return self._memory.map
 
     def _lay_output(self) -> None:
@@ -348,8 +393,12 @@ class ExecutionLogic:
 
     # ---- what the kernels decided ------------------------------------------------------------------------------------
 
-    def _flush(self, topic: int, inp: c.Input, original: Callable[[int], tuple[bytes, bytes]], explain: Callable[[int], str]) -> list[int]:
-        """Turn the outputs into records, keep parked bytes, forget what is done; return the heads of lists to take next."""
+    def _flush(self, work: Work, ahead: Work | None = None) -> Ints:
+        """Turn the outputs into records, keep parked bytes, forget what is done; return the heads of lists to take next.
+
+        ahead: what was decoded ahead and taken with the work; only that has waited then.
+        """
+        inp = work.inp
         out = self._out
         n = out.n
         now_ns = int(inp.where[3])
@@ -372,29 +421,40 @@ class ExecutionLogic:
             keys, key_bounds = join([b"|".join(pair) for pair in texts])
             self._records.append(Records("execution.state.alias.v1", data, bounds, keys, key_bounds))
         if n[c.N_REROUTE]:
-            moved = out.reroutes[: n[c.N_REROUTE]].tolist()
-            data, bounds = join([original(record)[1] for record, *_ in moved])
-            keys, key_bounds = join([out.text[start : start + length].tobytes() for _, _, start, length, _ in moved])
-            self._records.append(Records(TOPICS[topic], data, bounds, keys, key_bounds))
+            self._put_reroutes(work, ahead)
         letters = []
         for record, reason, pend in out.dlqs[: n[c.N_DLQ]].tolist():
-            key, value = original(record)
-            detail = _DETAIL.get(Reason(reason), "") if inp.ok[record] else explain(record)
+            source = ahead if ahead is not None and pend >= 0 else work
+            key, value = source.original(record)
+            detail = _DETAIL.get(Reason(reason), "") if source.inp.ok[record] else source.explain(record)
             first = int(self.ledger.pendings.arrays.rows[pend]["first_ns"]) if pend >= 0 else now_ns
-            letters.append(self._letter(Reason(reason), detail, key, value, topic, int(inp.offsets[record]), first, now_ns))
+            offset = int(source.inp.offsets[record])
+            letters.append(self._letter(Reason(reason), detail, key, value, source.topic, offset, first, now_ns))
         self._put_letters(letters)
-        for pend, record in out.parks[: n[c.N_PARK]].tolist():
-            key, value = original(record)
-            first = self.ledger.keep(key, value)
-            row = self.ledger.pendings.arrays.rows[pend]
-            row["page"], row["length"], row["key_length"] = first, len(key) + len(value), len(key)
-        woken: list[int] = out.wakes[: n[c.N_WAKE]].tolist()
-        for pend in out.done[: n[c.N_DONE]].tolist():
-            self.ledger.forget(pend)
+        woken = out.wakes[: n[c.N_WAKE]].copy()
+        if n[c.N_PARK] or n[c.N_DONE]:
+            self._park_and_forget(work)
         fixed = n[c.N_FIXED]
         n[:] = 0
         n[c.N_TEXT] = n[c.N_FIXED] = fixed
         return woken
+
+    def _put_reroutes(self, work: Work, ahead: Work | None) -> None:
+        moved: list[list[int]] = self._out.reroutes[: self._out.n[c.N_REROUTE]].tolist()
+        for source, mine in ((work, [row for row in moved if ahead is None or row[1] < 0]), (ahead, [row for row in moved if row[1] >= 0])):
+            if source is not None and mine:
+                data, bounds = join([source.original(record)[1] for record, *_ in mine])
+                keys, key_bounds = join([self._out.text[start : start + length].tobytes() for _, _, start, length, _ in mine])
+                self._records.append(Records(TOPICS[source.topic], data, bounds, keys, key_bounds))
+
+    def _park_and_forget(self, work: Work) -> None:
+        for name in ("data", "bounds", "keys", "key_bounds"):
+            self._memory.put(f"from_{name}", getattr(work, name))
+        if self._out.n[c.N_PARK]:
+            need = int(parking.pages_needed(self._memory.map, work.first))
+            self.ledger.pages.reserve(need, 2 * need)
+            parking.keep(self._lay_tables(), work.first)
+        parking.forget_done(self._lay_tables())
 
     def _put_audits(self, arena: Bytes) -> None:
         out = self._out
@@ -464,29 +524,27 @@ class ExecutionLogic:
         self._out.audits[self._out.n[c.N_AUDIT] - 1, s.U_OFFSET] = offset
 
     def _nothing(self, now_ns: int) -> c.Input:
-        return c.Input(
-            self._blank,
-            _NO_BYTES,
-            np.zeros(1, np.bool_),
-            np.zeros(1, np.int16),
-            np.full(1, -1, np.int64),
-            np.full(1, -1, np.int64),
-            np.array([self.lane, self.n_lanes, REPORTS, now_ns], np.int64),
-        )
+        """Return the input of no records at a time; the same arrays every time."""
+        self._idle.where[3] = now_ns
+        return self._idle
 
     def _ring(self, now_ns: int) -> None:
-        pendings = self.ledger.pendings.rows
-        due = np.flatnonzero((pendings["live"] == 1) & (pendings["due_ns"] > 0) & (pendings["due_ns"] <= now_ns))
-        due = due[np.argsort(pendings["khi"][due])]
-        clocks = self.ledger.clocks.rows
-        rung = np.flatnonzero((clocks["live"] == 1) & (clocks["due_ns"] > 0) & (clocks["due_ns"] <= now_ns))
+        if not len(self.ledger.pendings) and not len(self.ledger.clocks):
+            return
+        due, rung = parking.due(self._lay_tables(), now_ns)
         if not len(due) and not len(rung):
             return
+        due = due[np.argsort(self.ledger.pendings.rows["khi"][due])]
         letters: list[tuple[bytes, bytes]] = []
-        for at, pend in enumerate(due.tolist()):
-            if at % 256 == 0:
-                self._flush_notes(now_ns)
-            self._ring_pending(pend, now_ns, letters)
+        at = 0
+        while at < len(due):
+            asked = int(parking.ask(self._lay(self._nothing(now_ns)), due, at, reconcile.WAIT_ORDER_NS))
+            self._flush_notes(now_ns)
+            if asked == at:
+                self._expire(int(due[at]), now_ns, letters)
+                at += 1
+            else:
+                at = asked
         for clock in rung.tolist():
             self._flush_notes(now_ns)
             self._ring_clock(clock, now_ns)
@@ -494,24 +552,20 @@ class ExecutionLogic:
         self._put_letters(letters)
 
     def _flush_notes(self, now_ns: int) -> None:
-        self._flush(REPORTS, self._nothing(now_ns), lambda _: (b"", b""), lambda _: "")
+        self._nothing(now_ns)
+        self._flush(self._no_work)
 
-    def _ring_pending(self, pend: int, now_ns: int, letters: list[tuple[bytes, bytes]]) -> None:
+    def _expire(self, pend: int, now_ns: int, letters: list[tuple[bytes, bytes]]) -> None:
+        """Send a report that has waited too long to the DLQ."""
         row = self.ledger.pendings.arrays.rows[pend]
         reason = Reason(int(row["reason"]))
         order = int(row["order"])
-        if reason != Reason.ref_unknown and row["level"] == 0:
-            row["level"] = 1
-            row["due_ns"] = row["since_ns"] + reconcile.WAIT_ORDER_NS
-            self.ledger.pendings.touch(pend)
-            self._note(Reason.pending_query, s.OUT_NOTE, order, now_ns, int(row["offset"]))
-            return
         expired = {
             Reason.order_unknown: Reason.order_unknown_expired,
             Reason.uncorrelated: Reason.uncorrelated_expired,
             Reason.ref_unknown: Reason.ref_unknown_expired,
         }[reason]
-        key, value = self.ledger.kept(pend)
+        key, value = self._kept(pend)
         letters.append(self._letter(expired, _DETAIL[expired], key, value, REPORTS, int(row["offset"]), int(row["first_ns"]), now_ns))
         self._note(expired, s.OUT_DLQ, order, now_ns, int(row["offset"]))
         scalars = self.ledger.scalars
@@ -526,7 +580,7 @@ class ExecutionLogic:
                 reconcile.alert_once(self._lay(self._nothing(now_ns)), int(expired), s.SEV_CRITICAL, order)
             return
         reconcile.leave_list(self._lay(self._nothing(now_ns)), pend)
-        self.ledger.forget(pend)
+        parking.forget(self._lay_tables(), pend)
 
     def _ring_clock(self, clock: int, now_ns: int) -> None:
         row = self.ledger.clocks.arrays.rows[clock]
@@ -584,11 +638,13 @@ class ExecutionLogic:
     def _evict(self) -> None:
         """Look at the next rows of each table; a whole round is made after each new trade date."""
         newest = int(self.ledger.scalars[g.S_NEWEST_DAY])
-        m = self._lay(self._nothing(0))
         tables = (self.ledger.execs, self.ledger.matches, self.ledger.intents, self.ledger.aliases)
         if newest != self._evicted_day:
             self._evicted_day = newest
             self._evicted = [0, 0, 0, 0]
+        if all(start >= table.high for start, table in zip(self._evicted, tables, strict=True)):
+            return
+        m = self._lay(self._nothing(0))
         for i, table in enumerate(tables):
             start = self._evicted[i]
             if start >= table.high:
@@ -606,8 +662,9 @@ class ExecutionLogic:
 
     # ---- operators' decisions ----------------------------------------------------------------------------------------
 
-    def _decide_holds(self, inp: c.Input, original: Callable[[int], tuple[bytes, bytes]], explain: Callable[[int], str]) -> None:
+    def _decide_holds(self, taken: Work) -> None:
         """Take operators' decisions; rare, so one at a time."""
+        inp = taken.inp
         scalars = self.ledger.scalars
         now_ns = int(inp.where[3])
         for i in range(len(inp.ok)):
@@ -623,7 +680,7 @@ class ExecutionLogic:
             if inp.ok[i]:
                 work[c.W_CORR_HI], work[c.W_CORR_LO], work[c.W_CORR_FROM] = high, low, 1
                 if not reconcile.route_by_correlation(m, i):
-                    self._flush(HOLDS, inp, original, explain)
+                    self._flush(taken)
                     continue
             if inp.ok[i] and self.ledger.execs.find(int(row[0]) % 2**64, int(row[1]) % 2**64) >= 0:
                 scalars[g.S_DUPLICATE] += 1
@@ -633,12 +690,12 @@ class ExecutionLogic:
                 reason = Reason.order_unknown_expired
             if reason != Reason.none:
                 audit(m, int(reason), s.OUT_DLQ, -1, -1, 0, NULL, NULL)
-                key, value = original(i)
-                detail = explain(i) if not inp.ok[i] else "no routed order with this correlation_id is known"
+                key, value = taken.original(i)
+                detail = taken.explain(i) if not inp.ok[i] else "no routed order with this correlation_id is known"
                 self._put_letters([self._letter(reason, detail, key, value, HOLDS, int(inp.offsets[i]), now_ns, now_ns)])
                 scalars[g.S_DLQ] += 1
                 scalars[g.S_DEAD + reason] += 1
-                self._flush(HOLDS, inp, original, explain)
+                self._flush(taken)
                 continue
             mark = self.ledger.execs.insert(int(row[0]) % 2**64, int(row[1]) % 2**64)
             mark_row = self.ledger.execs.arrays.rows[mark]
@@ -654,7 +711,7 @@ class ExecutionLogic:
             scalars[g.S_PUBLISHED] += 1
             if reject:
                 who = f"{_DETAIL[Reason.operator_rejected]}: {self._text(inp, row, HOLD_OPERATOR)}: {self._text(inp, row, HOLD_WHY)}"
-                self._flush(HOLDS, inp, original, explain)
+                self._flush(taken)
                 self._reject(intent, now_ns, who)
                 work[c.W_REC], work[c.W_INTENT] = i, intent
             reconcile.release(self._lay(inp), intent)
@@ -663,8 +720,8 @@ class ExecutionLogic:
                 while order >= 0:
                     reconcile.check_totals(self._lay(inp), order)
                     order = int(self.ledger.orders.arrays.rows[order]["next_order"])
-            woken = self._flush(HOLDS, inp, original, explain)
-            if woken:
+            woken = self._flush(taken)
+            if len(woken):
                 self._take_again(woken, now_ns, 1)
 
     def _text(self, inp: c.Input, row: Ints, slot: int) -> str:
@@ -678,13 +735,13 @@ class ExecutionLogic:
         while order >= 0:
             o = self.ledger.orders.arrays.rows[order]
             wait = self.ledger.waits.find(int(o["khi"]), int(o["klo"]) ^ g.TAG_HELD)
-            held = self._listed(wait)
-            for at, pend in enumerate(reversed(held)):
+            held = parking.listed(self._lay_tables(), wait)
+            for at, pend in enumerate(held[::-1].tolist()):
                 if at % 256 == 255:
                     self._flush_notes(now_ns)
                 row = self.ledger.pendings.arrays.rows[pend]
                 if row["level"] != LEVEL_EXPIRED:  # that one is in the DLQ already
-                    key, value = self.ledger.kept(pend)
+                    key, value = self._kept(pend)
                     first_ns, offset = int(row["first_ns"]), int(row["offset"])
                     letters.append(self._letter(Reason.operator_rejected, detail, key, value, REPORTS, offset, first_ns, now_ns))
                     self._note(Reason.operator_rejected, s.OUT_DLQ, order, now_ns, offset)
@@ -695,19 +752,11 @@ class ExecutionLogic:
                 if row["exec"] >= 0:
                     reconcile.take_back(self._lay(self._nothing(now_ns)), int(row["exec"]))
                 reconcile.leave_list(self._lay(self._nothing(now_ns)), pend)
-                self.ledger.forget(pend)
+                parking.forget(self._lay_tables(), pend)
             fold.back_to_firm_total(self._lay(self._nothing(now_ns)), order)
             self._flush_notes(now_ns)
             order = int(o["next_order"])
         self._put_letters(letters)
-
-    def _listed(self, wait: int) -> list[int]:
-        waiting = []
-        at = int(self.ledger.waits.arrays.rows[wait]["head"]) if wait >= 0 else -1
-        while at >= 0:
-            waiting.append(at)
-            at = int(self.ledger.pendings.arrays.rows[at]["next_pending"])
-        return waiting
 
     # ---- for people and tests ----------------------------------------------------------------------------------------
 

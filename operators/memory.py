@@ -27,13 +27,14 @@ Map: TypeAlias = NDArray[np.int64]
 
 REFERENCE = row_type([("position", "i4")])
 
-TABLES = ("intents", "orders", "ids", "aliases", "execs", "matches", "waits", "pendings", "clocks", "reference")
+TABLES = ("intents", "orders", "ids", "aliases", "execs", "matches", "waits", "pendings", "pages", "clocks", "reference")
 _TABLE_PARTS = ("rows", "slots", "meta", "dirty", "changed")
 OTHERS = (
     "scalars", "venues", "instruments", "q_ts", "q_bid", "q_ask", "q_snap_hi", "q_snap_lo", "q_full", "q_head", "q_kept", "q_watermark",
-    "q_overwritten", "q_tape", "q_counters", "in_rows", "in_arena", "in_ok", "in_reason", "in_offsets", "in_pend", "in_where", "legs",
-    "fills", "audits", "dlqs", "alerts", "alias_rows", "reroutes", "parks", "wakes", "done", "text", "n", "topics", "names", "scratch",
-    "work", "blank_fill", "blank_audit", "blank_alert", "blank_alias",
+    "q_overwritten", "q_tape", "q_counters", "in_rows", "in_arena", "in_ok", "in_reason", "in_offsets", "in_pend", "in_where",
+    "ahead_rows", "ahead_arena", "ahead_ok", "ahead_reason", "ahead_offsets", "ahead_pend", "ahead_where", "ahead_lists", "ahead_at",
+    "from_data", "from_bounds", "from_keys", "from_key_bounds", "legs", "fills", "audits", "dlqs", "alerts", "alias_rows", "reroutes",
+    "parks", "wakes", "done", "text", "n", "topics", "names", "scratch", "work", "blank_fill", "blank_audit", "blank_alert", "blank_alias",
 )  # fmt: skip
 ENTRIES = [f"{t}.{p}" for t in TABLES for p in _TABLE_PARTS] + list(OTHERS)
 AT = {name: 3 * i for i, name in enumerate(ENTRIES)}
@@ -60,7 +61,10 @@ class Memory:
         self.map[at + 2] = array.shape[1] if array.ndim > 1 else 1
 
     def put_table(self, name: str, arrays: TableArrays) -> None:
-        """Enter a table."""
+        """Enter a table. A table that grew has other `arrays`; entering the same ones again costs nothing."""
+        if self._kept.get(name) is arrays:
+            return
+        self._kept[name] = arrays
         for part, array in zip(_TABLE_PARTS, arrays, strict=True):
             self.put(f"{name}.{part}", array)
 
@@ -77,7 +81,7 @@ def _address(typingctx: Any, address: Any) -> Any:
 
 _I16, _I32, _I64, _U8, _BOOL = np.dtype("i2"), np.dtype("i4"), np.dtype("i8"), np.dtype("u1"), np.dtype("?")
 _INTENT, _ORDER, _ID, _ALIAS, _EXEC = g.INTENT, g.ORDER, g.ORDER_ID, g.ALIAS, g.EXEC
-_MATCH, _WAIT, _PENDING, _CLOCK, _REF = g.MATCH, g.WAIT, g.PENDING, g.CLOCK, REFERENCE
+_MATCH, _WAIT, _PENDING, _PAGE, _CLOCK, _REF = g.MATCH, g.WAIT, g.PENDING, g.PAGE, g.CLOCK, REFERENCE
 _AT_INTENTS = AT["intents.rows"]
 _AT_ORDERS = AT["orders.rows"]
 _AT_IDS = AT["ids.rows"]
@@ -86,15 +90,26 @@ _AT_EXECS = AT["execs.rows"]
 _AT_MATCHES = AT["matches.rows"]
 _AT_WAITS = AT["waits.rows"]
 _AT_PENDINGS = AT["pendings.rows"]
+_AT_PAGES = AT["pages.rows"]
 _AT_CLOCKS = AT["clocks.rows"]
 _AT_REFERENCE = AT["reference.rows"]
 _AT_SCALARS = AT["scalars"]
+_AT_IN = AT["in_rows"]
 _AT_IN_ARENA = AT["in_arena"]
 _AT_IN_OK = AT["in_ok"]
 _AT_IN_REASON = AT["in_reason"]
 _AT_IN_OFFSETS = AT["in_offsets"]
 _AT_IN_PEND = AT["in_pend"]
 _AT_IN_WHERE = AT["in_where"]
+_AT_AHEAD = AT["ahead_rows"]
+_IN_WORDS = AT["ahead_lists"] - _AT_AHEAD
+_AT_AHEAD_LISTS = AT["ahead_lists"]
+_AT_AHEAD_AT = AT["ahead_at"]
+_AT_AHEAD_PEND = AT["ahead_pend"]
+_AT_FROM_DATA = AT["from_data"]
+_AT_FROM_BOUNDS = AT["from_bounds"]
+_AT_FROM_KEYS = AT["from_keys"]
+_AT_FROM_KEY_BOUNDS = AT["from_key_bounds"]
 _AT_WAKES = AT["wakes"]
 _AT_DONE = AT["done"]
 _AT_TEXT = AT["text"]
@@ -266,6 +281,30 @@ def pendings_table(m: Map) -> Any:
 
 
 @njit
+def pages(m: Map) -> Any:
+    """Return the rows of pieces of waiting reports."""
+    return carray(_address(m[_AT_PAGES]), (m[_AT_PAGES + 1],), _PAGE)
+
+
+@njit
+def pages_bytes(m: Map) -> Bytes:
+    """Return the same rows as bytes end to end."""
+    return carray(_address(m[_AT_PAGES]), (m[_AT_PAGES + 1] * g.PAGE_SIZE,), _U8)
+
+
+@njit
+def pages_table(m: Map) -> Any:
+    """Return the table of pieces of waiting reports."""
+    return TableArrays(
+        carray(_address(m[_AT_PAGES]), (m[_AT_PAGES + 1],), _PAGE),
+        carray(_address(m[_AT_PAGES + 3]), (m[_AT_PAGES + 4],), _I32),
+        carray(_address(m[_AT_PAGES + 6]), (m[_AT_PAGES + 7],), _I64),
+        carray(_address(m[_AT_PAGES + 9]), (m[_AT_PAGES + 10],), _U8),
+        carray(_address(m[_AT_PAGES + 12]), (m[_AT_PAGES + 13],), _I32),
+    )
+
+
+@njit
 def clocks(m: Map) -> Any:
     """Return the rows of running clocks."""
     return carray(_address(m[_AT_CLOCKS]), (m[_AT_CLOCKS + 1],), _CLOCK)
@@ -341,6 +380,55 @@ def in_pend(m: Map) -> Ints:
 def in_where(m: Map) -> Ints:
     """Return `in_where` (operators/context.py)."""
     return carray(_address(m[_AT_IN_WHERE]), (m[_AT_IN_WHERE + 1],), _I64)
+
+
+@njit
+def ahead_lists(m: Map) -> Ints:
+    """Return `lists` of the reports decoded ahead (operators/context.py)."""
+    return carray(_address(m[_AT_AHEAD_LISTS]), (m[_AT_AHEAD_LISTS + 1], m[_AT_AHEAD_LISTS + 2]), _I64)
+
+
+@njit
+def ahead_at(m: Map) -> Ints:
+    """Return `at` of the reports decoded ahead (operators/context.py)."""
+    return carray(_address(m[_AT_AHEAD_AT]), (m[_AT_AHEAD_AT + 1],), _I64)
+
+
+@njit
+def ahead_pend(m: Map) -> Ints:
+    """Return the waiting rows of the reports decoded ahead."""
+    return carray(_address(m[_AT_AHEAD_PEND]), (m[_AT_AHEAD_PEND + 1],), _I64)
+
+
+@njit
+def swap_inputs(m: Map) -> None:
+    """Let the reports decoded ahead and the batch change places, until called again."""
+    for i in range(_IN_WORDS):
+        m[_AT_IN + i], m[_AT_AHEAD + i] = m[_AT_AHEAD + i], m[_AT_IN + i]
+
+
+@njit
+def from_data(m: Map) -> Bytes:
+    """Return the values the batch was decoded from."""
+    return carray(_address(m[_AT_FROM_DATA]), (m[_AT_FROM_DATA + 1],), _U8)
+
+
+@njit
+def from_bounds(m: Map) -> Ints:
+    """Return the bounds of these values."""
+    return carray(_address(m[_AT_FROM_BOUNDS]), (m[_AT_FROM_BOUNDS + 1],), _I64)
+
+
+@njit
+def from_keys(m: Map) -> Bytes:
+    """Return the keys of the batch."""
+    return carray(_address(m[_AT_FROM_KEYS]), (m[_AT_FROM_KEYS + 1],), _U8)
+
+
+@njit
+def from_key_bounds(m: Map) -> Ints:
+    """Return the bounds of these keys."""
+    return carray(_address(m[_AT_FROM_KEY_BOUNDS]), (m[_AT_FROM_KEY_BOUNDS + 1],), _I64)
 
 
 @njit

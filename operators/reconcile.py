@@ -14,6 +14,7 @@ from operators import memory as mem
 from operators import slots as s
 from operators.memory import Map, copy_bytes, copy_row, put_word
 from operators.normalise import civil_from_days, correlate, exec_key, normalise
+from operators.parking import go_ahead
 from operators.publish import (
     DUP_FEED,
     DUP_REPLAY,
@@ -437,21 +438,11 @@ def reference_print(m: Map, record: int) -> int:
 
 
 @njit
-def reference_key(m: Map, record: int, date: int) -> tuple[int, int]:
-    """Return the execution key of what the record refers to, on a trade date (0: without one)."""
+def key_of(m: Map, record: int, slot: int, date: int) -> tuple[int, int]:
+    """Return the execution key of the id in a slot of the record (its own, or what it refers to), on a trade date (0: without one)."""
     row = mem.in_rows(m)[record]
     return exec_key(
-        m, row, mem.in_arena(m), mem.scratch(m), mem.work(m)[c.W_VENUE], row[s.R_REF_ID], row[s.R_REF_ID + 1], row[s.R_VENUE_ORDER],
-        row[s.R_VENUE_ORDER + 1], date,
-    )  # fmt: skip
-
-
-@njit
-def own_key(m: Map, record: int, date: int) -> tuple[int, int]:
-    """Return the execution key of the record itself, on a trade date (0: without one)."""
-    row = mem.in_rows(m)[record]
-    return exec_key(
-        m, row, mem.in_arena(m), mem.scratch(m), mem.work(m)[c.W_VENUE], row[s.R_EXEC_ID], row[s.R_EXEC_ID + 1], row[s.R_VENUE_ORDER],
+        m, row, mem.in_arena(m), mem.scratch(m), mem.work(m)[c.W_VENUE], row[slot], row[slot + 1], row[s.R_VENUE_ORDER],
         row[s.R_VENUE_ORDER + 1], date,
     )  # fmt: skip
 
@@ -468,7 +459,7 @@ def find_reference(m: Map, record: int, order: int) -> tuple[int, bool]:
         date = 0
         if dated:
             date = civil_from_days(w[c.W_DAY] + KEY_DAYS_ON - back)
-        hi, lo = reference_key(m, record, date)
+        hi, lo = key_of(m, record, s.R_REF_ID, date)
         row = find(mem.execs_table(m), np.uint64(hi), np.uint64(lo))
         if row >= 0:
             if np.int64(mem.execs(m)[row].order) == order:
@@ -796,7 +787,7 @@ def fold_link(m: Map, order: int, row: int, after: int) -> int:
 def wake_followers(m: Map, record: int) -> None:
     """Have busts and corrects that wait for the record at hand taken next."""
     if mem.waits_table(m).meta[0] > 0:
-        hi, lo = own_key(m, record, 0)
+        hi, lo = key_of(m, record, s.R_EXEC_ID, 0)
         wake(m, np.uint64(hi), np.uint64(lo) ^ np.uint64(g.TAG_REF))
 
 
@@ -804,7 +795,7 @@ def wake_followers(m: Map, record: int) -> None:
 def waits_for_me(m: Map, record: int, ancestor: int) -> bool:
     """Return whether the (waiting) link `ancestor` waits, itself or through links before it, for the record at hand."""
     rows = mem.execs(m)
-    hi, lo = own_key(m, record, 0)
+    hi, lo = key_of(m, record, s.R_EXEC_ID, 0)
     wait = find(mem.waits_table(m), np.uint64(hi), np.uint64(lo) ^ np.uint64(g.TAG_REF))
     if wait < 0:
         return False
@@ -824,7 +815,7 @@ def waits_for_me(m: Map, record: int, ancestor: int) -> bool:
 @njit
 def know_parent(m: Map, record: int, row: int) -> None:
     """Tell the links that wait for the record at hand, which waits itself, what row it has: so that a cycle can be seen."""
-    hi, lo = own_key(m, record, 0)
+    hi, lo = key_of(m, record, s.R_EXEC_ID, 0)
     wait = find(mem.waits_table(m), np.uint64(hi), np.uint64(lo) ^ np.uint64(g.TAG_REF))
     if wait < 0:
         return
@@ -886,7 +877,7 @@ def take_link(m: Map, order: int, known: int) -> None:
             know_parent(m, record, row)
         rows[row].parent = parent
         touch(mem.execs_table(m), row)
-        hi, lo = reference_key(m, record, 0)
+        hi, lo = key_of(m, record, s.R_REF_ID, 0)
         audit(m, R_REF_UNKNOWN, s.OUT_PENDING, order, -1, 0, NULL, NULL)
         park(m, R_REF_UNKNOWN, np.uint64(hi), np.uint64(lo) ^ np.uint64(g.TAG_REF), row, order, mem.in_where(m)[3] + WAIT_REF_NS)
         return
@@ -1159,7 +1150,7 @@ def take_report(m: Map, i: int, again: int) -> None:
     # Repeat or conflict.
     if known < 0 and keyed:
         date = w[c.W_DATE] if mem.venues(m)[w[c.W_VENUE], c.V_DATED] == 1 else 0
-        w[c.W_KEY_HI], w[c.W_KEY_LO] = own_key(m, i, date)
+        w[c.W_KEY_HI], w[c.W_KEY_LO] = key_of(m, i, s.R_EXEC_ID, date)
         row = find(mem.execs_table(m), np.uint64(w[c.W_KEY_HI]), np.uint64(w[c.W_KEY_LO]))
         if row >= 0:
             if same_content(m, row):
@@ -1212,6 +1203,8 @@ def take_report(m: Map, i: int, again: int) -> None:
             put_version(m, known)
         return
     bit = mismatch_of(m, i, intent)
+    if known >= 0 and mem.execs(m)[known].flags & g.X_WAITING:
+        bit = 0  # it fitted, or was released, before it began to wait for what it refers to
     if bit != 0 and (again == 0 or bit == g.H_INSTRUMENT):
         if known < 0:
             known = new_execution(m, order)
@@ -1250,10 +1243,10 @@ def take_fee(m: Map, i: int) -> None:
     """Add a fee that came by itself to its fill, or wait for the fill."""
     w = mem.work(m)
     date = w[c.W_DATE] if mem.venues(m)[w[c.W_VENUE], c.V_DATED] == 1 else 0
-    hi, lo = own_key(m, i, date)
+    hi, lo = key_of(m, i, s.R_EXEC_ID, date)
     row = find(mem.execs_table(m), np.uint64(hi), np.uint64(lo))
     if row < 0 or mem.execs(m)[row].flags & (g.X_WAITING | g.X_UNFOLDED):
-        hi, lo = own_key(m, i, 0)
+        hi, lo = key_of(m, i, s.R_EXEC_ID, 0)
         audit(m, R_REF_UNKNOWN, s.OUT_PENDING, -1, -1, 0, NULL, NULL)
         park(m, R_REF_UNKNOWN, np.uint64(hi), np.uint64(lo) ^ np.uint64(g.TAG_REF), -1, -1, mem.in_where(m)[3] + WAIT_REF_NS)
         return
@@ -1565,29 +1558,50 @@ def take_alias(m: Map, i: int) -> None:
 
 
 @njit
+def take_one(m: Map, i: int, again: int) -> bool:
+    """Take record i of the inputs at hand; return False, and do nothing, if there may be no room for what comes of it."""
+    topic = mem.in_where(m)[2]
+    if not c.has_room(m, room_for(m, i) if topic == c.REPORTS else 0):
+        return False
+    if topic == c.REPORTS:
+        take_report(m, i, again)
+    elif topic == c.ROUTES:
+        take_route(m, i)
+    elif topic == c.ACKS:
+        take_ack(m, i)
+    else:
+        take_alias(m, i)
+    return True
+
+
+@njit
 def take(m: Map, start: int, again: int) -> int:
     """Take the inputs at hand from `start` on; return where it stopped: at the end, for lack of room, or right after one that woke others.
 
-    again: 1 when an operator released them (`take_report`).
+    Others that were decoded ahead are taken at once, without a stop; if it stops among them, it goes on there when called again.
+    again: 1 when an operator released the inputs (`take_report`).
     """
-    topic = mem.in_where(m)[2]
     n = len(mem.in_ok(m))
+    ahead = mem.ahead_at(m)
     i = start
-    while i < n:
-        if not c.has_room(m, room_for(m, i) if topic == c.REPORTS else 0):
-            return i
-        if topic == c.REPORTS:
-            take_report(m, i, again)
-        elif topic == c.ROUTES:
-            take_route(m, i)
-        elif topic == c.ACKS:
-            take_ack(m, i)
+    while True:
+        if ahead[0] < ahead[1]:
+            mem.swap_inputs(m)
+            taken = take_one(m, ahead[0], again)
+            mem.swap_inputs(m)
+            if not taken:
+                return i
+            ahead[0] += 1
+        elif i < n:
+            if not take_one(m, i, again):
+                return i
+            i += 1
+            if go_ahead(m):
+                continue
         else:
-            take_alias(m, i)
-        i += 1
+            return i
         if mem.n(m)[c.N_WAKE] > 0:
             return i
-    return i
 
 
 @njit

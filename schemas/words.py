@@ -132,6 +132,19 @@ def copy32(typingctx: Any, out: Any, to: Any, data: Any, at: Any) -> Any:
 
 
 @intrinsic
+def move(typingctx: Any, out: Any, to: Any, data: Any, at: Any, length: Any) -> Any:
+    """Copy bytes that do not overlap: `out[to:to + length] = data[at:at + length]`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        to, at, length = (context.cast(builder, args[i], sig.args[i], types.int64) for i in (1, 3, 4))
+        target = _pointer(context, builder, sig.args[0], args[0], to, _I8)
+        cgutils.raw_memcpy(builder, target, _pointer(context, builder, sig.args[2], args[2], at, _I8), length, 1)
+        return context.get_dummy_value()
+
+    return types.void(out, to, data, at, length), codegen
+
+
+@intrinsic
 def mulhi(typingctx: Any, a: Any, b: Any) -> Any:
     """Return the high 64 bits of the 128 bit product of two uint64."""
 
@@ -245,6 +258,18 @@ def _stack(element: Any, width: Any, n: int) -> Any:
 def stack_u32x16(typingctx: Any) -> Any:
     """Return 16 uint32 on the stack, uninitialised, as a pointer; do not return it."""
     return _stack(types.uint32, _I32, 16)(typingctx)
+
+
+@intrinsic
+def stack_u32x8(typingctx: Any) -> Any:
+    """Return 8 uint32 on the stack, uninitialised, as a pointer; do not return it."""
+    return _stack(types.uint32, _I32, 8)(typingctx)
+
+
+@intrinsic
+def stack_u8x128(typingctx: Any) -> Any:
+    """Return 128 uint8 on the stack, uninitialised, as a pointer; do not return it."""
+    return _stack(types.uint8, _I8, 128)(typingctx)
 
 
 @intrinsic

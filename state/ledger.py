@@ -86,7 +86,10 @@ PENDING = row_type(
 
 PAGE_BYTES = 200
 PAGE = row_type([("next_page", "i4"), ("data", "u1", (PAGE_BYTES,))])
-"""A piece of a waiting report's bytes."""
+"""A piece of a waiting report's bytes: its key, then its value."""
+PAGE_SIZE = PAGE.itemsize
+PAGE_DATA = int(PAGE.fields["data"][1]) if PAGE.fields else 0
+"""Where the bytes begin in a row."""
 
 CLOCK = row_type([("due_ns", "i8"), ("since_ns", "i8"), ("order", "i4"), ("what", "u1"), ("level", "u1")])
 """A running clock of a venue order, key = (order's key, what)."""
@@ -143,18 +146,15 @@ class ExecutionLedger:
         self.pages = Table("pages", PAGE)
         self.clocks = Table("clocks", CLOCK)
         self.scalars = np.zeros(SCALARS, np.int64)
-        self.changelog = Changelog(self.tables, self.scalars)
-
-    @property
-    def tables(self) -> dict[str, Table]:
-        """Return the tables by name, in changelog order."""
-        return {
+        self.tables = {
             t.name: t
             for t in (
                 self.intents, self.orders, self.ids, self.aliases, self.execs, self.matches, self.waits, self.pendings,
                 self.pages, self.clocks,
             )
         }  # fmt: skip
+        """The tables by name, in changelog order."""
+        self.changelog = Changelog(self.tables, self.scalars)
 
     def reserve(self, records: int) -> None:
         """Make room for what `records` reports can add at most."""
@@ -163,45 +163,3 @@ class ExecutionLedger:
             (self.waits, 1), (self.pendings, 1), (self.clocks, 2),
         ):  # fmt: skip
             table.reserve(each * records, 4 * each * records)
-
-    def keep(self, key: bytes, value: bytes) -> int:
-        """Keep a waiting report's key and value in pages; return the first page."""
-        data = np.frombuffer(key + value, np.uint8)
-        count = max(1, -(-len(data) // PAGE_BYTES))
-        self.pages.reserve(count, 2 * count)
-        first = previous = -1
-        for at in range(count):
-            self.scalars[S_SERIAL] += 1
-            row = self.pages.insert(int(self.scalars[S_SERIAL]), 0)
-            piece = data[at * PAGE_BYTES : (at + 1) * PAGE_BYTES]
-            rows = self.pages.arrays.rows
-            rows[row]["data"][: len(piece)] = piece
-            rows[row]["next_page"] = -1
-            if previous < 0:
-                first = row
-            else:
-                rows[previous]["next_page"] = row
-            previous = row
-        return first
-
-    def kept(self, pending: int) -> tuple[bytes, bytes]:
-        """Return (key, value) of a waiting report."""
-        row = self.pendings.arrays.rows[pending]
-        pages = self.pages.arrays.rows
-        parts = []
-        page = int(row["page"])
-        while page >= 0:
-            parts.append(pages[page]["data"].tobytes())
-            page = int(pages[page]["next_page"])
-        whole = b"".join(parts)[: int(row["length"])]
-        key_length = int(row["key_length"])
-        return whole[:key_length], whole[key_length:]
-
-    def forget(self, pending: int) -> None:
-        """Delete a waiting report's pages and its row. It must be out of its list already."""
-        page = int(self.pendings.arrays.rows[pending]["page"])
-        while page >= 0:
-            following = int(self.pages.arrays.rows[page]["next_page"])
-            self.pages.remove(page)
-            page = following
-        self.pendings.remove(pending)

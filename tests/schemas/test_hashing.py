@@ -1,13 +1,22 @@
 """The hash kernels against known vectors, the standard library and plain Python versions."""
 
 import hashlib
+import os
+import random
+import subprocess
+import sys
 import uuid
+from pathlib import Path
+from types import FunctionType
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas import sha
 from schemas.hashing import hash128, hex_into, murmur2, partition_of, sha256_into, uuid5, uuid_text_into, write_int_into
 
 MASK64 = 2**64 - 1
@@ -15,6 +24,12 @@ MASK64 = 2**64 - 1
 
 def view(text: bytes, before: bytes = b"") -> np.ndarray:
     return np.frombuffer(before + text, np.uint8).copy()
+
+
+def on_any_processor(kernel: Any) -> Any:
+    """Return a digest kernel compiled anew with the portable compression functions, whatever this processor has."""
+    names = {**kernel.py_func.__globals__, "sha1_block": sha.sha1_block_portable, "sha256_block": sha.sha256_block_portable}
+    return numba.njit(_nrt=False)(FunctionType(kernel.py_func.__code__, names, kernel.py_func.__name__))
 
 
 def plain_murmur2(data: bytes) -> int:
@@ -136,3 +151,56 @@ def test_write_int_any_int64_is_its_decimal_text(value: int) -> None:
     out = np.zeros(24, np.uint8)
     n = write_int_into(value, out, 1)
     assert out[: n + 1].tobytes() == b"\0" + str(value).encode()
+
+
+@pytest.mark.parametrize("kind", ["chosen", "portable"])
+def test_sha256_every_short_length_and_long_ones_equal_hashlib(kind: str) -> None:
+    digest = sha256_into if kind == "chosen" else on_any_processor(sha256_into)
+    rng = random.Random(1)
+    text = rng.randbytes(120_000)
+    data, out = view(text), np.zeros(40, np.uint8)
+    for length in [*range(301), *(rng.randrange(301, 100_000) for _ in range(100))]:
+        start = rng.randrange(len(text) - length)
+        digest(data, start, length, out, 5)
+        assert out[5:37].tobytes() == hashlib.sha256(text[start : start + length]).digest(), length
+    assert not out[:5].any()
+    assert not out[37:].any()
+
+
+@pytest.mark.parametrize("kind", ["chosen", "portable"])
+def test_uuid5_every_short_length_and_long_ones_equal_hashlib(kind: str) -> None:
+    digest = uuid5 if kind == "chosen" else on_any_processor(uuid5)
+    rng = random.Random(2)
+    text = rng.randbytes(20_000)
+    data = view(text)
+    for length in [*range(301), *(rng.randrange(301, 10_000) for _ in range(100))]:
+        start, space = rng.randrange(len(text) - length), uuid.UUID(int=rng.getrandbits(128))
+        words = np.array([space.int >> 64, space.int & MASK64], np.uint64).view(np.int64)
+        hi, lo = digest(words[0], words[1], data, start, length)
+        raw = hashlib.sha1(space.bytes + text[start : start + length], usedforsecurity=False).digest()[:16]
+        assert (int(hi) & MASK64) << 64 | (int(lo) & MASK64) == uuid.UUID(bytes=raw, version=5).int, length
+
+
+_DIGEST = """
+import hashlib, numpy as np
+from schemas import hashing, sha
+out = np.zeros(32, np.uint8)
+hashing.sha256_into(np.frombuffer(b"abc" * 100, np.uint8).copy(), 0, 300, out, 0)
+assert out.tobytes() == hashlib.sha256(b"abc" * 100).digest()
+stats = hashing.sha256_into.stats
+print(sha.has_sha(), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+
+def test_cached_machine_code_is_not_used_where_features_differ(tmp_path: Path) -> None:
+    def run(**more: str) -> str:
+        env = {**os.environ, "HEDGEROW_NUMBA_CACHE": str(tmp_path), **more}
+        told = subprocess.run([sys.executable, "-c", _DIGEST], env=env, cwd=Path(sha.__file__).parents[1], capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        return told.stdout.strip()
+
+    has = str(sha.has_sha())
+    assert run() == f"{has} 0 1"
+    assert run(NUMBA_CPU_FEATURES="") == "False 0 1"
+    assert run() == f"{has} 1 0"
+    assert run(NUMBA_CPU_FEATURES="") == "False 1 0"
