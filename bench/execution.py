@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 import schemas
-from bench.acceptance import AcceptanceError, broker, environment_of, warm
 from bench.backlog import RATE, Load, Maker, Record, Truth
+from bench.driver import DriverError, broker, environment_of, warm
 from bench.ledger import Cluster, Place, ReadError
 from bench.stages import STAGES, parse_stat, us_per
 from connectors.child_process import die_with_parent
@@ -607,7 +607,7 @@ def main(argv: list[str] | None = None) -> int:
         show(results, stages, skipped, loads[1])
         print(json.dumps(line(results, stages, skipped, loads[1])), flush=True)
         good = all(r.right for r in results)
-    except (AcceptanceError, BenchError, BrokerUnavailable, ReadError, KafkaException) as error:
+    except (DriverError, BenchError, BrokerUnavailable, ReadError, KafkaException) as error:
         print(f"execution: {error}", file=sys.stderr)
     if args.keep or not good:
         shutil.rmtree(folder / "kafka", ignore_errors=True)

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from bench.acceptance import AcceptanceError, Options, Run, broker, empty_topics, warm
+from bench.driver import Driver, DriverError, broker, empty_topics, warm
 from bench.ledger import Cluster, ReadError
 from bench.load import (
     ACK,
@@ -391,7 +391,7 @@ class Bench:
 
     def __init__(self, cluster: Cluster, folder: Path, options: argparse.Namespace, broker_pid: int | None) -> None:
         self.cluster, self.folder, self.options = cluster, folder, options
-        self.run = Run(Options("latency", partitions=options.partitions), cluster, folder)
+        self.run = Driver(cluster, folder)
         self._context = multiprocessing.get_context("spawn")
         self._metrics_port = free_port()
         self._broker_pid = broker_pid
@@ -403,12 +403,11 @@ class Bench:
         """Start the worker and return when it owns every lane."""
         words = ("run", "execution", "--worker", "execution-0", "--metrics-port", str(self._metrics_port))
         self._worker = self.run.command("worker", *words, **self._settings)
-        self.run.wait_for_members(1, self._worker)
+        self.run.wait_for_members(1)
 
     def stop(self) -> None:
         """Stop the worker in good order."""
-        assert self._worker is not None
-        self.run.stop(self._worker, "worker")
+        self.run.stop("worker")
 
     def measure(self, rate: float, seconds: float, rebalance: bool) -> Figures:
         """Put the load on and return what came of it."""
@@ -442,7 +441,7 @@ class Bench:
         for process, what in ((load, "the load"), (checker, "the checker")):
             process.join(seconds + 120)
             if process.exitcode != 0:
-                raise AcceptanceError(f"{what} ended with code {process.exitcode}\n{self.run.logs()}")
+                raise DriverError(f"{what} ended with code {process.exitcode}\n{self.run.logs()}")
         self.run.recover("the run")
         taken = np.zeros(step.orders * FILLS_EACH, np.int64)
         place = {int(number): i for i, number in enumerate(step.executions)}
@@ -463,16 +462,15 @@ class Bench:
         def wait(share: float) -> None:
             time.sleep(max(0.0, start_ns / 1e9 + share * span - time.time()))
 
-        assert self._worker is not None
         wait(1 / 3)
         began = time.monotonic()
-        extra = self.run.command("extra", "run", "execution", "--worker", "execution-1", **self._settings)
-        self.run.wait_for_members(2, extra)
+        self.run.command("extra", "run", "execution", "--worker", "execution-1", **self._settings)
+        self.run.wait_for_members(2)
         joined = time.monotonic() - began
         wait(2 / 3)
         began = time.monotonic()
-        self.run.stop(extra, "extra")
-        self.run.wait_for_members(1, self._worker)
+        self.run.stop("extra")
+        self.run.wait_for_members(1)
         return {"joined_s": round(joined, 1), "left_s": round(time.monotonic() - began, 1)}
 
     def _process(self, work: Callable[..., None], *words: Any) -> Any:
@@ -484,7 +482,7 @@ class Bench:
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not gate.ready():
             if process.exitcode is not None or time.monotonic() > deadline:
-                raise AcceptanceError(f"a process of the benchmark did not get ready (exit code {process.exitcode})")
+                raise DriverError(f"a process of the benchmark did not get ready (exit code {process.exitcode})")
             time.sleep(0.05)
 
 
@@ -578,7 +576,7 @@ def main(argv: list[str] | None = None) -> int:
                 bench.stop()
             finally:
                 bench.run.end()
-    except (AcceptanceError, BrokerUnavailable, ReadError) as error:
+    except (DriverError, BrokerUnavailable, ReadError) as error:
         print(f"latency: {error}", file=sys.stderr)
         good, kept = False, True
     finally:

@@ -46,7 +46,9 @@ class Cluster:
     @cached_property
     def admin(self) -> AdminClient:
         """The admin client; kept, because the answers of one that is gone never come."""
-        return AdminClient({"log_level": 0, **self.options, "bootstrap.servers": self.bootstrap})
+        # strategy: the default loses the coordinators when the only broker is restarted (connectors/kafka.py)
+        settings = {"log_level": 0, "metadata.recovery.strategy": "none", **self.options, "bootstrap.servers": self.bootstrap}
+        return AdminClient(settings)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Cluster, (self.bootstrap, self.options)
@@ -74,6 +76,14 @@ class Cluster:
         found: dict[str, list[Record]] = {topic: [] for topic in topics}
         for (topic, _), record in self.read([(topic, lane) for topic in topics]):
             found[topic].append(record)
+        return found
+
+    def stamps(self, topic: str) -> dict[int, list[int]]:
+        """Return the timestamps (ms) of every committed record of a topic: partition → in offset order. Raises ReadError."""
+        places = self.places([topic])
+        found: dict[int, list[int]] = {partition: [] for _, partition in places}
+        for message in self._consume(dict.fromkeys(places, OFFSET_BEGINNING), lambda _: False):
+            found[message.partition() or 0].append(message.timestamp()[1])
         return found
 
     def first_after(self, starts: Mapping[Place, int]) -> dict[Place, int]:
@@ -144,18 +154,19 @@ class SimulatorLedger:
         return {topic: self.sent.get((topic, lane), {}) for topic in topics}
 
 
-def read_ledger(path: Path) -> SimulatorLedger:
-    """Read the file `hedgerow simulate --ledger` wrote. Raises ValueError when one place was told twice."""
+def read_ledger(*paths: Path) -> SimulatorLedger:
+    """Read the files `hedgerow simulate --ledger` wrote. Raises ValueError when one place was told twice."""
     sent: dict[Place, dict[int, Sent]] = defaultdict(dict)
     undelivered = 0
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            told = json.loads(line)
-            if told["offset"] is None:
-                undelivered += 1
-                continue
-            place = sent[told["topic"], told["partition"]]
-            if told["offset"] in place:
-                raise ValueError(f"{path}: {told['topic']}[{told['partition']}] offset {told['offset']} is there twice")
-            place[told["offset"]] = Sent(bytes.fromhex(told["sha256"]), told["fault"])
+    for path in paths:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                told = json.loads(line)
+                if told["offset"] is None:
+                    undelivered += 1
+                    continue
+                place = sent[told["topic"], told["partition"]]
+                if told["offset"] in place:
+                    raise ValueError(f"{path}: {told['topic']}[{told['partition']}] offset {told['offset']} is there twice")
+                place[told["offset"]] = Sent(bytes.fromhex(told["sha256"]), told["fault"])
     return SimulatorLedger(dict(sent), undelivered)

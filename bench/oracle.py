@@ -734,7 +734,7 @@ class LaneOracle:
             assert report.last_px is not None
             quantity, price = report.last_qty, report.last_px
             versions.append(Version(chain, report, report, "FILLED", quantity, price, side * quantity, report.exec_id))
-            versions += self._rescale(order, {chain: (quantity, price)})
+            versions += self._rescale(order, {chain: (quantity, price)}, report)
             return versions
         chain.links.append(report)
         after, price, link = effective(order, chain)
@@ -768,18 +768,19 @@ class LaneOracle:
             self._note(Reason.provisional_reversed, real)
         return versions
 
-    def _rescale(self, order: VenueOrder, before: dict[Chain, tuple[Fraction, Fraction]]) -> list[Version]:
-        """Return a CORRECTED version for every chain that a split moved away from what it was."""
+    def _rescale(self, order: VenueOrder, before: dict[Chain, tuple[Fraction, Fraction]], late: Report | None = None) -> list[Version]:
+        """Return a CORRECTED version for every chain that a split moved away from what it was. late: the fill that came after its split."""
         versions = []
         for chain, (quantity, price) in before.items():
             now, now_price, link = effective(order, chain)
             if link is None or link.kind == "BUST" or (now, now_price) == (quantity, price):
                 continue
             restated = [report for report, _ in splits(order) if link.time[0] < report.time[0]][-1]
-            exec_id = restated.exec_id or link.exec_id
+            cause = late or restated
+            exec_id = cause.exec_id or link.exec_id
             assert exec_id is not None
             assert chain.root.side is not None
-            versions.append(Version(chain, link, restated, "CORRECTED", now, now_price, chain.root.side * (now - quantity), exec_id))
+            versions.append(Version(chain, link, cause, "CORRECTED", now, now_price, chain.root.side * (now - quantity), exec_id))
         return versions
 
     def _fold_state(self, report: Report) -> None:

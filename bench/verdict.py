@@ -176,7 +176,7 @@ def judge(cluster: Cluster, ledger: SimulatorLedger, reference: Path, processes:
         for done in as_completed([pool.submit(judge_lane, task) for task in tasks]):
             judged = done.result()
             found.append(judged)
-            _progress(
+            say(
                 f"lane {judged.lane}: {sum(judged.inputs.values()):,} inputs, {judged.audits:,} audit records, {judged.orders:,} "
                 f"venue orders compared in {judged.seconds:.0f} s, {sum(judged.problems.counts.values())} problems"
             )
@@ -185,8 +185,9 @@ def judge(cluster: Cluster, ledger: SimulatorLedger, reference: Path, processes:
     return verdict
 
 
-def _progress(text: str) -> None:
-    print(f"acceptance: {text}", file=sys.stderr, flush=True)
+def say(text: str) -> None:
+    """Tell how it goes."""
+    print(f"{Path(sys.argv[0]).stem}: {text}", file=sys.stderr, flush=True)
 
 
 # ---- topics as a whole ----------------------------------------------------------------------------------------------------------
@@ -429,7 +430,7 @@ def play(
         feed_repeats(audit.topic)
         if time.monotonic() - told > REPORT_EVERY_S:
             told = time.monotonic()
-            _progress(f"lane {lane}: oracle at {len(fed):,} of {total:,} inputs after {told - begun:.0f} s")
+            say(f"lane {lane}: oracle at {len(fed):,} of {total:,} inputs after {told - begun:.0f} s")
     for topic, records in inputs.items():
         feed_repeats(topic)
         if at[topic] < len(records):

@@ -11,6 +11,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
 FAULT_VARIABLE = "HEDGEROW_FAULT"
 """For tests, not a setting: `POINT:N`, or several with commas, each perhaps for one worker only (`WORKER/POINT:N`). The process ends
-itself by SIGKILL when it comes to that point of `flows.runtime.Runtime` the Nth time in its life: so it dies in the middle of a commit."""
+itself by SIGKILL when it comes to that point of `flows.runtime.Runtime` the Nth time in its life: so it dies in the middle of a commit.
+`@FOLDER` instead: what to do is looked up there whenever the worker comes to a point (see `armed`), so that it can be ordered while it runs."""
 FAULT_POINTS = ("before_produce", "before_send_offsets", "before_commit", "after_commit", "during_restore", "in_revoke")
 
 FLOWS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -87,6 +90,8 @@ def run_worker(settings: Settings, flow: str) -> int:
 
 def fault_of(text: str, worker: str) -> Fault | None:
     """Return what `HEDGEROW_FAULT` asks of this worker; None for nothing. Raises SettingsError when it cannot be read."""
+    if text.startswith("@"):
+        return armed(Path(text[1:]), worker)
     left: dict[str, int] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, slash, order = item.rpartition("/")
@@ -103,6 +108,35 @@ def fault_of(text: str, worker: str) -> Fault | None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return fault if left else None
+
+
+def armed(folder: Path, worker: str) -> Fault:
+    """Return a fault that is ordered by a file `WORKER.POINT` in `folder`: `N SIGNAL SECONDS`.
+
+    The Nth time from now the process comes to that point it renames the file to `WORKER.POINT.done` and sends itself the signal, so many
+    seconds later: a commit that is under way has gone on meanwhile.
+    """
+    orders = {point: folder / f"{worker}.{point}" for point in FAULT_POINTS}
+    seen = dict.fromkeys(FAULT_POINTS, 0)
+
+    def fault(point: str) -> None:
+        order = orders[point]
+        try:
+            count, name, seconds = order.read_text().split()
+            seen[point] += 1
+            if seen[point] < int(count):
+                return
+            order.rename(f"{order}.done")
+        except FileNotFoundError:  # nothing is ordered
+            return
+        seen[point] = 0
+        send = partial(os.kill, os.getpid(), signal.Signals[name])
+        if float(seconds):
+            threading.Timer(float(seconds), send).start()
+        else:
+            send()
+
+    return fault
 
 
 def session_config(settings: Settings, flow: Flow) -> SessionConfig:

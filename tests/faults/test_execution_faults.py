@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from bench.acceptance import Options, Outcome, accept, warm
+from bench.acceptance import Options, Outcome, accept
+from bench.driver import warm
 from bench.ledger import Cluster, Record, read_ledger
 from bench.oracle import REPORT, ROUTE, LaneOracle
 from bench.verdict import (

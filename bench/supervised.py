@@ -1,0 +1,26 @@
+"""One worker of the execution flow under hedgerow's supervisor: `python -m bench.supervised NAME`.
+
+As `hedgerow run execution --workers N`, but every worker has a supervisor of its own, which can be paused so that nobody restarts it, or stopped
+for good; and a worker that ran for `HEALTHY_S` counts as healthy, because faults here come more densely than the supervisor's minute.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from flows.settings import variable
+from flows.supervisor import Supervisor, WorkerSpec
+
+HEALTHY_S = 0.5
+"""A worker killed sooner is started again after 0.4 s, 1.6 s and so on instead of 0.1 s."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the worker until it is stopped; return the supervisor's exit code."""
+    (name,) = argv
+    command = (sys.executable, "-m", "flows", "run", "execution")
+    return Supervisor([WorkerSpec(name, command, {variable("worker"): name})], give_up_after=0, healthy_s=HEALTHY_S).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
