@@ -699,14 +699,14 @@ class LaneOracle:
         parent = self._referred(link)
         if parent is None:
             return None
+        if parent.leg is not link.leg:
+            raise _RejectedError(Reason.ref_cross_order)
         if parent in self._waiting:
             if self._waits_for(parent, link):
                 raise _RejectedError(Reason.chain_cycle)
             return None
         if parent.kind in MOVES and not parent.folded:
             return None
-        if parent.leg is not link.leg:
-            raise _RejectedError(Reason.ref_cross_order)
         if parent.kind not in MOVES:
             raise _RejectedError(Reason.ref_not_trade)
         if parent.kind == "BUST":
