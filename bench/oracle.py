@@ -479,7 +479,7 @@ class LaneOracle:
             venue_order_id=p.venue_order_id, side={"BUY": 1, "SELL": -1, None: None}[p.side], ord_status=p.ord_status,
             order_qty=_number(p.order_qty), last_qty=last_qty, cum_qty=_number(p.cum_qty), last_px=last_px,
             time=(p.event_ts_ns, p.seq_num or 0), recv_ts_ns=p.recv_ts_ns, estimate=bool(p.inferred or p.provisional) and p.kind == "TRADE",
-            provisional=bool(p.provisional), restatement_reason=p.restatement_reason, fee=None if fee is None else (fee, p.fee_ccy),
+            restatement_reason=p.restatement_reason, fee=None if fee is None else (fee, p.fee_ccy),
             liquidity=p.liquidity,
         )  # fmt: skip
 
@@ -964,7 +964,6 @@ class LaneOracle:
                 order.holds.add(Reason.instrument_mismatch.name)
                 order.held.append(report)
                 continue
-            report.released = True
             self._fold_execution(report)
         for order in orders:
             self._flush(order)
@@ -984,7 +983,6 @@ class LaneOracle:
         order.holds.clear()
         held, order.held = order.held, []
         for report in held:
-            report.rejected = True
             if not report.expired:
                 self._bury(report.place, Reason.operator_rejected.name)
             if not report.folded:

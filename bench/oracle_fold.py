@@ -45,7 +45,6 @@ class Report:
     time: Time
     recv_ts_ns: int
     estimate: bool
-    provisional: bool
     restatement_reason: int | None
     fee: tuple[Fraction, str | None] | None
     liquidity: str | None
@@ -53,10 +52,8 @@ class Report:
     leg: VenueOrder | None = None
     chain: Chain | None = None
     folded: bool = False
-    rejected: bool = False
     expired: bool = False
     published: bool = False
-    released: bool = False
     taken: list[tuple[Report, Fraction]] = field(default_factory=list)
     """Of an estimate: the real trades that came since and how much of it each stands for."""
 

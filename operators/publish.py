@@ -30,8 +30,8 @@ TAPE_BEHIND = 3
 R_HELD, R_ORDER_UNKNOWN, R_UNCORRELATED, R_REF_UNKNOWN = (
     int(Reason.held), int(Reason.order_unknown), int(Reason.uncorrelated), int(Reason.ref_unknown),
 )  # fmt: skip
-DUP_FIRST, DUP_TRANSPORT, DUP_RESEND, DUP_FEED, DUP_REPLAY = (
-    int(Reason.duplicate_transport), int(Reason.duplicate_transport), int(Reason.duplicate_resend),
+DUP_TRANSPORT, DUP_RESEND, DUP_FEED, DUP_REPLAY = (
+    int(Reason.duplicate_transport), int(Reason.duplicate_resend),
     int(Reason.duplicate_feed_overlap), int(Reason.duplicate_replay),
 )  # fmt: skip
 SECOND_NS = QUERIES = 1_000_000_000

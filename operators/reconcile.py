@@ -61,16 +61,15 @@ GAP_OPENED, GAP_CLOSED, ATTRIBUTE_MISMATCH, AVG_PX_MISMATCH = (
     R["avg_px_mismatch"],
 )
 AFTER_TERMINAL, CLOCK_SKEW, REVERSED, SPLIT = R["fill_after_terminal"], R["clock_skew"], R["provisional_reversed"], R["split_applied"]
-HOLD_RELEASED, ORDER_HELD, OPERATOR_REJECTED = R["hold_released"], R["order_held"], R["operator_rejected"]
+HOLD_RELEASED, ORDER_HELD = R["hold_released"], R["order_held"]
 DUP_SECONDARY, DUP_ENRICHED = R["duplicate_secondary"], R["duplicate_enriched"]
 INSTRUMENT_UNKNOWN, PRECISION, FIELD_INVALID = R["instrument_unknown"], R["precision_exceeds_scale"], R["field_invalid"]
 VENUE_UNKNOWN = R["venue_unknown"]
 
 WAIT_ORDER_NS = 120 * SECOND_NS
-WAIT_ALIAS_NS = 120 * SECOND_NS
 WAIT_REF_NS = 86_400 * SECOND_NS
 QUERY_NS = 5 * SECOND_NS
-"""Clocks of reconciliation §9. Order and alias clocks ring at 5 s (query), then at 120 s."""
+"""Clocks of reconciliation §9. Reports that wait for an order or an alias ring at 5 s (query), then at `WAIT_ORDER_NS`."""
 
 ALERT_REASONS = np.array(
     [

@@ -16,15 +16,13 @@ from schemas.execution import (
     ExecutionReportMessage,
     Fill,
     FillMessage,
-    HaltRequestMessage,
     HoldDecisionMessage,
-    Liquidity,
     OrdStatus,
     ReportKind,
     Source,
 )
 from schemas.layout import layout_of
-from schemas.orders import AckStatus, OrderAckMessage, RouteIntentMessage
+from schemas.orders import OrderAckMessage, RouteIntentMessage
 
 REPORT = layout_of(ExecutionReportMessage)
 ROUTE = layout_of(RouteIntentMessage)
@@ -34,7 +32,6 @@ HOLD = layout_of(HoldDecisionMessage)
 FILL = layout_of(FillMessage)
 AUDIT = layout_of(AuditMessage)
 ALERT = layout_of(ComplianceAlertMessage)
-HALT = layout_of(HaltRequestMessage)
 
 _r = REPORT.slot
 R_CORR = _r("correlation_id")
@@ -76,7 +73,6 @@ ORD_STATUSES: tuple[str, ...] = get_args(OrdStatus)
 ) = range(len(ORD_STATUSES))  # fmt: skip
 
 SOURCES: tuple[str, ...] = get_args(Source)
-LIQUIDITIES: tuple[str, ...] = get_args(Liquidity)
 SIDE_BUY, SIDE_SELL = 0, 1
 TIF_IOC, TIF_FOK, TIF_GTC, TIF_DAY = 0, 1, 2, 3
 
@@ -88,14 +84,13 @@ O_MSG, O_CORR, O_ORDER, O_SYMBOL, O_SIDE, O_SIZE, O_TIF = (
 O_BOOK, O_ACCOUNT, O_DECISION, O_PLAN = _o("payload.book"), _o("payload.account"), _o("payload.decision_ts_ns"), _o("payload.routing_plan")
 _plan = ROUTE.column("payload.routing_plan").item
 assert _plan is not None
-O_LEG_LATENCY, O_LEG_WIDTH = _plan.slot("max_latency_ms"), _plan.width
+O_LEG_LATENCY = _plan.slot("max_latency_ms")
 
 _a = ACK.slot
 A_MSG, A_CORR, A_ORDER, A_VENUE, A_CLIENT, A_VENUE_ORDER, A_STATUS, A_SIZE, A_TS = (
     _a("msg_id"), _a("correlation_id"), _a("payload.order_id"), _a("payload.venue"), _a("payload.client_order_id"),
     _a("payload.venue_order_id"), _a("payload.status"), _a("payload.size"), _a("payload.ack_ts_ns"),
 )  # fmt: skip
-ACK_STATUSES: tuple[str, ...] = get_args(AckStatus)
 ACK_ACKED, ACK_REJECTED, ACK_REPLACED, ACK_CANCELED = range(4)
 
 _l = ALIAS_IN.slot
@@ -157,10 +152,3 @@ C_MSG, C_TS, C_TS_NS, C_CORR, C_CAUSE, C_KEY, C_PAYLOAD, C_ALERT, C_ORDER, C_SYM
     _c(_p + "remediation_required"), _c(_p + "attachments"),
 )  # fmt: skip
 SEV_INFO, SEV_WARN, SEV_CRITICAL = 0, 1, 2
-
-_h = HALT.slot
-H_WIDTH = HALT.width
-HR_MSG, HR_TS, HR_TS_NS, HR_CORR, HR_KEY, HR_PAYLOAD, HR_VENUE, HR_REASON, HR_ORDER, HR_REQUESTED = (
-    _h("msg_id"), _h("ts"), _h("ts_ns"), _h("correlation_id"), _h("idempotency_key"), _h("payload"), _h(_p + "venue"),
-    _h(_p + "reason"), _h(_p + "order_id"), _h(_p + "requested_ns"),
-)  # fmt: skip

@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.fields import Account, Symbol, Venue
 
-KeyPart = Literal["V", "A", "I", "E", "O"]
-
 
 class ReferenceError(ValueError):
     """The reference file cannot be used; the message lists every problem, one a line."""

@@ -105,19 +105,6 @@ def load32(typingctx: Any, data: Any, at: Any) -> Any:
 
 
 @intrinsic
-def store64(typingctx: Any, data: Any, at: Any, value: Any) -> Any:
-    """Write the 8 bytes of a uint64 at byte `at`, little-endian."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        index = context.cast(builder, args[1], sig.args[1], types.int64)
-        word = context.cast(builder, args[2], sig.args[2], types.uint64)
-        builder.store(word, _pointer(context, builder, sig.args[0], args[0], index, _I64), align=1)
-        return context.get_dummy_value()
-
-    return types.void(data, at, value), codegen
-
-
-@intrinsic
 def copy32(typingctx: Any, out: Any, to: Any, data: Any, at: Any) -> Any:
     """Copy a block of 32 bytes: `out[to:to + 32] = data[at:at + 32]`."""
 

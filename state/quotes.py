@@ -29,8 +29,6 @@ CLOCK_OFFSET = _DETAILS.index("clock_offset")
 
 DEFAULT_CAPACITY = 4096
 DEFAULT_LATENESS_NS = 1_000_000_000
-DEFAULT_MAX_AGE_NS = 3_000_000_000
-
 COUNTERS = ("quotes", "quotes_reordered", "late_quote", "quotes_overwritten", "benchmark_overrun")
 _QUOTES, _REORDERED, _LATE, _OVERWRITTEN, _OVERRUN = range(len(COUNTERS))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from quixstreams import Application, State
 
-from bench.peers.reconcile import INPUTS, REPORT, Order, PlainReport
+from bench.peers.reconcile import INPUTS, REPORT, Order, Report
 
 COMMIT_INTERVAL_S = 1.0
 """Its default is 5 s; with 1 s at most so much of a run's end is waiting, and its throughput is the same."""
@@ -25,7 +25,7 @@ def reconcile(message: dict[str, Any], state: State) -> list[dict[str, Any]]:
     fills: list[dict[str, Any]] = []
     payload = message["payload"]
     if message["type"] == REPORT:
-        fills = order.take_report(PlainReport.of(payload))
+        fills = order.take_report(Report.of(payload))
     elif "routing_plan" in payload:
         fills = order.take_route({"order_id": payload["order_id"], "book": payload["book"], "size": payload["size"]})
     else:

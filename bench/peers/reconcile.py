@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID, uuid5
 
 NAMESPACE = UUID("6f2d5c8e-1b3a-4f70-95e3-c1a08462f1dc")
@@ -16,8 +16,9 @@ INPUTS = ("order.intent.route.v1", "order.event.ack.v1", "venue.execution.report
 ROUTE, ACK, REPORT = INPUTS
 
 
-class Report(Protocol):
-    """What the core reads of a report."""
+@dataclass(slots=True)
+class Report:
+    """What the core reads of a report: taken from parsed JSON, or a model with these fields."""
 
     venue: str
     account: str
@@ -35,6 +36,16 @@ class Report(Protocol):
     fee_amount: Decimal | None
     fee_ccy: str | None
     liquidity: str | None
+
+    @classmethod
+    def of(cls, payload: dict[str, Any]) -> Report:
+        """Return the report of a message's payload."""
+        get = payload.get
+        return cls(
+            payload["venue"], payload["account"], payload["instrument"], payload["kind"], get("exec_id"), get("exec_ref_id"),
+            payload["trade_date"], get("side"), _decimal(get("order_qty")), _decimal(get("last_qty")), _decimal(get("last_px")),
+            payload["event_ts_ns"], payload["recv_ts_ns"], _decimal(get("fee_amount")), get("fee_ccy"), get("liquidity"),
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -176,39 +187,7 @@ class Order:
         }
         return cls(
             told["route"], told["venue_order_id"], Decimal(told["order_qty"]), Decimal(told["cum"]), Decimal(told["paid"]), told["closed"],
-            executions, [PlainReport.of(report) for report in told["early"]],
-        )  # fmt: skip
-
-
-@dataclass(slots=True)
-class PlainReport:
-    """A report taken from parsed JSON, for a peer without models."""
-
-    venue: str
-    account: str
-    instrument: str
-    kind: str
-    exec_id: str | None
-    exec_ref_id: str | None
-    trade_date: int
-    side: str | None
-    order_qty: Decimal | None
-    last_qty: Decimal | None
-    last_px: Decimal | None
-    event_ts_ns: int
-    recv_ts_ns: int
-    fee_amount: Decimal | None
-    fee_ccy: str | None
-    liquidity: str | None
-
-    @classmethod
-    def of(cls, payload: dict[str, Any]) -> PlainReport:
-        """Return the report of a message's payload."""
-        get = payload.get
-        return cls(
-            payload["venue"], payload["account"], payload["instrument"], payload["kind"], get("exec_id"), get("exec_ref_id"),
-            payload["trade_date"], get("side"), _decimal(get("order_qty")), _decimal(get("last_qty")), _decimal(get("last_px")),
-            payload["event_ts_ns"], payload["recv_ts_ns"], _decimal(get("fee_amount")), get("fee_ccy"), get("liquidity"),
+            executions, [Report.of(report) for report in told["early"]],
         )  # fmt: skip
 
 

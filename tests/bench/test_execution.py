@@ -13,7 +13,7 @@ import pytest
 import schemas
 from bench.backlog import Load, Maker, Record, Truth
 from bench.peers import reconcile
-from bench.peers.reconcile import ACK, REPORT, ROUTE, Order, PlainReport
+from bench.peers.reconcile import ACK, REPORT, ROUTE, Order, Report
 from bench.stages import STAGES, Timers, parse_stat, us_per
 from connectors.simulator.messages import QUOTE
 from connectors.simulator.sender import murmur2
@@ -47,7 +47,7 @@ def fold(records: list[Record], through_json: bool = False) -> Truth:
         order = orders.setdefault(key, Order())
         fills = []
         if record.topic == REPORT:
-            fills = order.take_report(PlainReport.of(payload))
+            fills = order.take_report(Report.of(payload))
         elif record.topic == ROUTE:
             fills = order.take_route({"order_id": payload["order_id"], "book": payload["book"], "size": payload["size"]})
         else:
