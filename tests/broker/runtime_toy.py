@@ -6,7 +6,6 @@ Runs as a process (`python -m tests.broker.runtime_toy JSON`) so that tests can 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -168,7 +167,9 @@ class FaultAt:
         self.left -= 1
         if self.left == 0:
             print(f"fault {point}", flush=True)
-            os.kill(os.getpid(), signal.SIGKILL if self.action == "kill" else signal.SIGSTOP)
+            # To this very thread: one sent to the process may be taken by another thread, and this one goes on for a moment. A commit that
+            # should not be begun then is, and the worker is no zombie when it wakes.
+            signal.pthread_kill(threading.get_ident(), signal.SIGKILL if self.action == "kill" else signal.SIGSTOP)
 
 
 def main() -> int:
