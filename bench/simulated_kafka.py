@@ -71,7 +71,8 @@ class Txn:
         self.state = OPEN
         self.first: dict[Place, int] = {}
         self.records: list[tuple[str, int, int, bytes, bytes]] = []
-        self.offsets: dict[Place, tuple[int, str]] = {}
+        self.offsets: dict[Place, tuple[int, str, int]] = {}
+        """Offset, metadata, and when it was written, counted over all transactions."""
         self.unmarked: list[Place] = []
 
 
@@ -129,7 +130,8 @@ class Broker:
         self.partitioner = partitioner
         self.producers: dict[str, _Coordinated] = {}
         self.deciding: list[Txn] = []
-        self.offsets: dict[Place, tuple[int, str]] = {}
+        self.offsets: dict[Place, tuple[int, str, int]] = {}
+        self.written = 0
         self.pending: dict[Place, int] = {}
         self.deletions: list[tuple[Place, int, Future[Any]]] = []
         self.away_until = 0.0
@@ -195,7 +197,8 @@ class Broker:
         for place, offset, metadata in offsets:
             if place not in txn.offsets:
                 self.pending[place] = self.pending.get(place, 0) + 1
-            txn.offsets[place] = (offset, metadata)
+            self.written += 1
+            txn.offsets[place] = (offset, metadata, self.written)
 
     def end(self, tid: str, epoch: int, state: int) -> None:
         """Commit or abort; asking again for what was already decided is no error."""
@@ -225,7 +228,8 @@ class Broker:
         if place == OFFSETS:
             for at, told in txn.offsets.items():
                 self.pending[at] -= 1
-                if txn.state == COMMITTED:
+                # of two transactions whose markers come in the other order, the offset written later stays
+                if txn.state == COMMITTED and (at not in self.offsets or self.offsets[at][2] < told[2]):
                     self.offsets[at] = told
         else:
             log = self.logs[place]
@@ -548,7 +552,7 @@ class SimConsumer:
                 raise failure(KafkaError.UNSTABLE_OFFSET_COMMIT, "offsets are pending", retriable=True)
         answer = []
         for tp in asked:
-            offset, metadata = broker.offsets.get((tp.topic, tp.partition), (-1001, ""))
+            offset, metadata, _ = broker.offsets.get((tp.topic, tp.partition), (-1001, "", 0))
             answer.append(TopicPartition(tp.topic, tp.partition, offset, metadata))
         return answer
 

@@ -368,6 +368,7 @@ class Judge:
         self.world = world
         self.calm: list[LaneLogic] = [world.kit.logic(lane) for lane in range(world.kit.n_lanes)]
         self.at: dict[Place, int] = {}
+        self.ends: dict[tuple[str, Place], int] = {}
         self.notes: dict[int, Note] = {}
         self.commits = 0
         self.inputs = 0
@@ -386,7 +387,11 @@ class Judge:
         self.commits += 1
         values: dict[int, list[bytes]] = {}
         published: Counter[tuple[str, int, bytes, bytes]] = Counter()
-        for topic, number, _, key, value in txn.records:
+        for place, first in txn.first.items():
+            if first < self.ends.get((txn.client, place), 0):
+                raise Violation(f"{txn.client} wrote to {place} at {first}, before the end of its own transaction before")
+        for topic, number, at, key, value in txn.records:
+            self.ends[txn.client, (topic, number)] = at
             if topic == world.flow.changelog:
                 values.setdefault(number, []).append(value)
             else:
@@ -401,7 +406,7 @@ class Judge:
                 f"{txn.client} published {extra.total()} records its state changes do not account for, and {missing.total()} too few; "
                 f"e.g. {list((extra or missing).items())[:2]}"
             )
-        for (topic, lane), (offset, metadata) in txn.offsets.items():
+        for (topic, lane), (offset, metadata, _) in txn.offsets.items():
             stands = self.at.get((topic, lane))
             if metadata == START_MARK:
                 if stands is not None:
@@ -662,7 +667,7 @@ class World:
         elif luck < 0.6:
             process = self._some(self.processes)
             if process is not None and not process.dead and process.producers and not process.paused:
-                process.producers[-1].deliver()
+                process.producers[int(chance.random() * len(process.producers))].deliver()
         elif luck < 0.75:
             if not self.calm and self.now >= self.quiet_until:
                 self.kit.feed(broker, chance)
@@ -802,20 +807,20 @@ def _broker(session: Session) -> Broker:
 
 
 class _Sent(Session):
-    """Remembers what it published in the open transaction."""
+    """Remembers what it published in the open transaction, and in the one handed over for its commit."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.sent: list[Records] = []
+        self.closed: list[Records] = []
 
     def produce(self, records: Records) -> None:
         self.sent.append(records)
         super().produce(records)
 
-    def commit(self, deltas: Sequence[Delta], fault: Callable[[str], None]) -> dict[int, int]:
-        first = super().commit(deltas, fault)
-        self.sent = []
-        return first
+    def hand_over(self) -> None:
+        super().hand_over()
+        self.closed, self.sent = self.sent, []
 
 
 class _OffsetsFirst(Session):
@@ -823,7 +828,8 @@ class _OffsetsFirst(Session):
         broker = _broker(self)
         for delta in deltas:
             for topic, offset in delta.moved.items():
-                broker.offsets[topic, delta.lane] = (offset, "")
+                broker.written += 1
+                broker.offsets[topic, delta.lane] = (offset, "", broker.written)
         fault("offsets are committed, alone")
         return super().commit(deltas, fault)
 
@@ -833,9 +839,8 @@ class _DeltaLost(_Sent):
         try:
             return super().commit(deltas, fault)
         except Aborted:
-            again, self.sent = self.sent, []
-            for records in again:
-                self.produce(records)
+            for records in self.closed:
+                self._put(self._need(self._closing), records)
             super().commit([Delta(delta.lane, [], delta.moved) for delta in deltas], fault)
             return {delta.lane: 0 for delta in deltas}
 
@@ -862,20 +867,18 @@ class _CommitAgain(_Sent):
         self._again = lambda: Session.commit(self, deltas, fault)
         return super().commit(deltas, fault)
 
-    def _transactional(self, call: Any, deadline: float, what: str, abortable: bool = True) -> Any:
+    def _transactional(self, sender: Any, call: Any, deadline: float, what: str, abortable: bool = True) -> Any:
         if what != "commit_transaction":
-            return super()._transactional(call, deadline, what, abortable)
+            return super()._transactional(sender, call, deadline, what, abortable)
         try:
             return call(0.2)
         except KafkaException as error:
             if not error.args[0].retriable():
-                return super()._transactional(call, deadline, what, abortable)
-        producer: Any = self._need_producer()
-        super()._transactional(producer.init_transactions, deadline + 60, "init_transactions")
-        producer._committing = self._in_transaction = False
-        again, self.sent = self.sent, []
-        for records in again:
-            self.produce(records)
+                return super()._transactional(sender, call, deadline, what, abortable)
+        super()._transactional(sender, sender.client.init_transactions, deadline + 60, "init_transactions")
+        sender.client._committing = sender.open = False
+        for records in self.closed:
+            self._put(sender, records)
         self._again()
         return None
 
@@ -890,14 +893,19 @@ class _NoMark(Session):
     def commit(self, deltas: Sequence[Delta], fault: Callable[[str], None]) -> dict[int, int]:
         if any(delta.moved for delta in deltas):
             return super().commit(deltas, fault)
-        self._begin()
+        sender = self._need(self._closing)
+        self._begin(sender)
         self._first_offsets = {}
         for delta in deltas:
             for index, value in enumerate(delta.values):
-                self._produce_changelog(delta.lane, value, report=index == 0)
-        self._transactional(self._need_producer().commit_transaction, self._monotonic() + 1, "commit_transaction")
-        self._in_transaction = False
+                self._put_changelog(sender, delta.lane, value, report=index == 0)
+        self._transactional(sender, sender.client.commit_transaction, self._monotonic() + 1, "commit_transaction")
+        sender.open, self.flushed = False, True
         return self._first_offsets
+
+
+class _Overtakes(Session):
+    flushed = property(lambda self: True, lambda self, value: None)  # type: ignore[assignment]
 
 
 class _Uncommitted(Session):
@@ -949,6 +957,7 @@ PLANTS = {
     "commit_again": Plant("a commit of unknown outcome is done once more", _CommitAgain),
     "restore_without_wait": Plant("a new owner reads the changelog while a transaction is open on it", _NoWait),
     "clock_unfenced": Plant("a commit without new offsets does not ask the group coordinator", _NoMark),
+    "overtaken": Plant("records of the next transaction are sent before the last of this one are in their topics", _Overtakes),
     "restore_uncommitted": Plant("a restore reads aborted deltas as well", _Uncommitted),
     "taken_for_broken": Plant("a lane that went to another worker while it was being restored is taken for broken", runtime=_FirstLook),
 }

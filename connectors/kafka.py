@@ -1,4 +1,4 @@
-"""One worker's Kafka session: a group consumer, a transactional producer, changelog reads and broadcast reads.
+"""One worker's Kafka session: a group consumer, two transactional producers that take turns, changelog reads and broadcast reads.
 
 Pure Kafka: it moves bytes and offsets and knows no domain and no lane logic. The rules it keeps are those of the lane runtime
 (design page, section 3) and of librdkafka's transactional API (its header: which errors to retry, which to abort on).
@@ -154,8 +154,13 @@ class SessionConfig:
 
     @property
     def instance(self) -> str:
-        """Return the name that is both `group.instance.id` and `transactional.id`."""
+        """Return the `group.instance.id`."""
         return f"{self.group_id}-{self.worker}"
+
+    @property
+    def transactional_ids(self) -> tuple[str, str]:
+        """Return the `transactional.id` of both producers."""
+        return f"{self.instance}.0", f"{self.instance}.1"
 
 
 @dataclass(frozen=True)
@@ -201,8 +206,19 @@ def chunks_of(messages: Sequence[Message], received_ns: int, on_error: Callable[
     return chunks
 
 
+@dataclass(slots=True)
+class _Sender:
+    """A transactional producer, and whether it has a transaction open."""
+
+    client: Producer
+    open: bool = False
+
+
 class Session:
-    """The Kafka side of one worker. Used from one thread, except `commit`, which may run in another while the first only polls.
+    """The Kafka side of one worker. Used from one thread, except `commit`, which may run in another while the first polls and produces.
+
+    Two producers take turns, a transaction each: after a commit the broker still writes the transaction's markers, and refuses its producer
+    the next one until that is done. librdkafka asks again after 20 ms. The other producer can begin at once.
 
     `on_revoke(lost)` is called inside `poll` or `leave` when the group takes the lanes away; what it raises is raised again by that call.
     """
@@ -218,6 +234,8 @@ class Session:
         self.n_lanes = 0
         self.errors = 0
         self.truncate_errors = 0
+        self.flushed = True
+        """Whether all records of the transaction handed over last are in their topics: what is produced now comes after them."""
         self._on_revoke = on_revoke
         self._stopping = stopping
         self._clients = clients
@@ -233,7 +251,9 @@ class Session:
         # its errors come with its answers; log lines would only repeat them
         self._admin = self._clients.admin(self._base | {"client.id": f"{config.instance}-admin", "log_level": 0})
         self._consumer: Consumer | None = None
-        self._producer: Producer | None = None
+        self._senders: tuple[_Sender, ...] = ()
+        self._filling: _Sender | None = None
+        self._closing: _Sender | None = None
         self._reader: Consumer | None = None
         self._rebalances = 0
         self._offered: list[TopicPartition] | None = None
@@ -241,7 +261,6 @@ class Session:
         self._callback_error: BaseException | None = None
         self._fatal: KafkaError | None = None
         self._fatal_is_fence = False
-        self._in_transaction = False
         self._fence: TopicPartition | None = None
         self._first_offsets: dict[int, int] = {}
         self._seen_error: tuple[int, float] = (0, 0.0)
@@ -294,22 +313,20 @@ class Session:
     def open(self) -> None:
         """Fence earlier lives of this worker (their open transaction ends here), then join the group."""
         config = self.config
-        self._producer = self._clients.producer(
-            self._client("producer")
-            | {
-                "transactional.id": config.instance,
-                "transaction.timeout.ms": config.transaction_timeout_ms,
-                "partitioner": "murmur2_random",
-                "linger.ms": 2,
-                # The broker answers "concurrent transactions" while the last commit's markers are being written; librdkafka's default
-                # pause of 100 ms before it asks again would be paid at every commit (measured: 110 ms against 12 ms).
-                "retry.backoff.ms": 2,
-                "retry.backoff.max.ms": 50,
-                "message.max.bytes": config.max_record_bytes,
-            }
-        )
+        settings = self._client("producer") | {
+            "transaction.timeout.ms": config.transaction_timeout_ms,
+            "partitioner": "murmur2_random",
+            "linger.ms": 2,
+            # The default pause of 100 ms before a refused request is sent again would be paid at many commits (measured: 110 ms against 12).
+            "retry.backoff.ms": 2,
+            "retry.backoff.max.ms": 50,
+            "message.max.bytes": config.max_record_bytes,
+        }
+        self._senders = tuple(_Sender(self._clients.producer(settings | {"transactional.id": name})) for name in config.transactional_ids)
+        self._filling = self._senders[0]
         deadline = self._monotonic() + config.assign_timeout_ms / 1000
-        self._transactional(self._producer.init_transactions, deadline, "init_transactions")
+        for sender in self._senders:
+            self._transactional(sender, sender.client.init_transactions, deadline, "init_transactions")
         queue_kb = max(1024, config.lane_pause_bytes // 1024 // len(config.inputs))
         self._consumer = self._clients.consumer(
             self._client("consumer")
@@ -361,8 +378,9 @@ class Session:
         Raises Fenced, SessionError for errors that end the worker, and whatever `on_revoke` raised.
         """
         consumer = self._need_consumer()
-        if not committing and self._producer is not None:
-            self._serve(0)  # a commit in another thread serves its own reports, and counts on having seen them when it ends
+        for sender in self._senders:
+            if sender is self._filling or not committing:
+                self._serve(sender, 0)  # a commit in another thread serves its own reports, and counts on having seen them when it ends
         before = self._rebalances
         # consume(n, t) gathers for the whole of t. One record is waited for and the rest taken as it lies: the fetches make the chunks, and
         # what comes in while a chunk is folded makes the next one larger, so that a busy worker still takes much at once.
@@ -571,24 +589,107 @@ class Session:
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
-        return self._in_transaction
+        return any(sender.open for sender in self._senders)
 
     def produce(self, records: Records) -> None:
         """Send records within the open transaction; opens one if there is none. Raises SessionError for a record Kafka refuses."""
+        self._put(self._need(self._filling), records)
+
+    def hand_over(self) -> None:
+        """Give the open transaction to the next `commit`; what is produced from now on goes into the next one.
+
+        That must wait for `flushed`: two producers' records may overtake each other on their way into a partition.
+        """
+        assert not any(sender.open for sender in self._senders if sender is not self._filling), "a commit is under way"
+        self._closing = self._need(self._filling)
+        self._filling = next(sender for sender in self._senders if sender is not self._closing)
+        self.flushed = False
+
+    def commit(self, deltas: Sequence[Delta], fault: Callable[[str], None]) -> dict[int, int]:
+        """Commit what was handed over, changelog values and offsets in one transaction; return each lane's first changelog offset.
+
+        May run in another thread while the owner polls and produces. Raises Fenced or Aborted; then nothing of it was committed.
+        """
+        sender = self._need(self._closing)
+        self._begin(sender)
+        self._first_offsets = {}
+        for delta in deltas:
+            for index, value in enumerate(delta.values):
+                self._put_changelog(sender, delta.lane, value, report=index == 0)
+        fault("before_send_offsets")
+        offsets = [TopicPartition(topic, delta.lane, offset) for delta in deltas for topic, offset in delta.moved.items()]
+        if offsets:
+            self._fence = offsets[0]
+        elif self._fence is not None:
+            offsets = [self._fence]
+        deadline = self._monotonic() + self.config.transaction_timeout_ms / 1000 + 15
+        metadata = self._group_metadata
+        if metadata is None or not offsets:
+            self._abort(sender)
+            raise Aborted("a transaction was to be committed without lanes")
+        client = sender.client
+        self._transactional(
+            sender, lambda t: client.send_offsets_to_transaction(offsets, metadata, t), deadline, "send_offsets_to_transaction"
+        )
+        fault("before_commit")
+        try:
+            self.flushed = client.flush(min(5.0, max(0.1, deadline - self._monotonic()))) == 0
+        except KafkaException as error:
+            raise self._failure(error, "flush") from error
+        self._transactional(sender, client.commit_transaction, deadline, "commit_transaction")
+        sender.open = False
+        self.flushed = True
+        missing = [delta.lane for delta in deltas if delta.values and delta.lane not in self._first_offsets]
+        if missing:
+            raise SessionError(f"no delivery report for the changelog of lanes {missing} after the commit")
+        return self._first_offsets
+
+    def abort(self) -> None:
+        """Abort what is open. Not while a commit is under way. Raises Fenced when another life of this worker has taken over."""
+        failures = []
+        for sender in self._senders:
+            try:
+                self._abort(sender)
+            except SessionError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _abort(self, sender: _Sender) -> None:
+        if not sender.open:
+            return
+        deadline = self._monotonic() + self.config.transaction_timeout_ms / 1000
+        sender.open = False
+        # Of a transaction whose first records are still on their way the broker may not know yet; ending it then is a fatal
+        # INVALID_TXN_STATE (seen in rebalances). What is flushed here is aborted with the rest and seen by nobody.
+        try:
+            sender.client.flush(2.0)
+        except KafkaException as error:  # a fatal error that came meanwhile: nothing is left to abort
+            raise self._failure(error, "flush") from error
+        self._transactional(sender, sender.client.abort_transaction, deadline, "abort_transaction", abortable=False)
+
+    def _begin(self, sender: _Sender) -> None:
+        if not sender.open:
+            try:
+                sender.client.begin_transaction()
+            except KafkaException as error:
+                raise self._failure(error, "begin_transaction") from error
+            sender.open = True
+
+    def _put(self, sender: _Sender, records: Records) -> None:
         if not len(records):
             return
-        self._begin()
+        self._begin(sender)
         values = split(records.data, records.bounds)
         keys = split(records.keys, records.key_bounds)
         messages: list[dict[str, Any]] = [{"value": value, "key": key or None} for value, key in zip(values, keys, strict=True)]
         # The partition is an argument of the batch: librdkafka ignores the one in a message's dict (measured on 2.16).
         partition = {} if records.partition is None else {"partition": records.partition}
-        producer = self._need_producer()
         deadline = self._monotonic() + self.config.transaction_timeout_ms / 1000
         while messages:
-            taken = producer.produce_batch(records.topic, messages, **partition)
+            taken = sender.client.produce_batch(records.topic, messages, **partition)
             if taken == len(messages):
-                self._serve(0)
+                self._serve(sender, 0)
                 return
             # What does not fit any more is a tail (librdkafka refuses all that follow), so order is kept.
             refused = [m for m in messages if m.get("_error") is not None]
@@ -600,88 +701,34 @@ class Session:
             if not refused or self._monotonic() > deadline:
                 raise SessionError(f"{records.topic}: {len(messages) - taken} records could not be queued in time")
             messages = refused
-            self._serve(0.01)
+            self._serve(sender, 0.01)
 
-    def commit(self, deltas: Sequence[Delta], fault: Callable[[str], None]) -> dict[int, int]:
-        """Commit outputs, changelog values and offsets in one transaction; return each lane's first changelog offset.
-
-        May run in another thread while the owner polls. Raises Fenced or Aborted; then nothing of it was committed.
-        """
-        self._begin()
-        producer = self._need_producer()
-        self._first_offsets = {}
-        for delta in deltas:
-            for index, value in enumerate(delta.values):
-                self._produce_changelog(delta.lane, value, report=index == 0)
-        fault("before_send_offsets")
-        offsets = [TopicPartition(topic, delta.lane, offset) for delta in deltas for topic, offset in delta.moved.items()]
-        if offsets:
-            self._fence = offsets[0]
-        elif self._fence is not None:
-            offsets = [self._fence]
-        deadline = self._monotonic() + self.config.transaction_timeout_ms / 1000 + 15
-        metadata = self._group_metadata
-        if metadata is None or not offsets:
-            self.abort()
-            raise Aborted("a transaction was to be committed without lanes")
-        self._transactional(lambda t: producer.send_offsets_to_transaction(offsets, metadata, t), deadline, "send_offsets_to_transaction")
-        fault("before_commit")
-        self._transactional(producer.commit_transaction, deadline, "commit_transaction")
-        self._in_transaction = False
-        missing = [delta.lane for delta in deltas if delta.values and delta.lane not in self._first_offsets]
-        if missing:
-            raise SessionError(f"no delivery report for the changelog of lanes {missing} after the commit")
-        return self._first_offsets
-
-    def abort(self) -> None:
-        """Abort the open transaction, if any. Raises Fenced when another life of this worker has taken over."""
-        if not self._in_transaction or self._producer is None:
-            return
-        deadline = self._monotonic() + self.config.transaction_timeout_ms / 1000
-        self._in_transaction = False
-        # Of a transaction whose first records are still on their way the broker may not know yet; ending it then is a fatal
-        # INVALID_TXN_STATE (seen in rebalances). What is flushed here is aborted with the rest and seen by nobody.
-        try:
-            self._producer.flush(2.0)
-        except KafkaException as error:  # a fatal error that came meanwhile: nothing is left to abort
-            raise self._failure(error, "flush") from error
-        self._transactional(self._producer.abort_transaction, deadline, "abort_transaction", abortable=False)
-
-    def _begin(self) -> None:
-        if not self._in_transaction:
-            try:
-                self._need_producer().begin_transaction()
-            except KafkaException as error:
-                raise self._failure(error, "begin_transaction") from error
-            self._in_transaction = True
-
-    def _produce_changelog(self, lane: int, value: bytes, report: bool) -> None:
+    def _put_changelog(self, sender: _Sender, lane: int, value: bytes, report: bool) -> None:
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is None:
                 self._first_offsets[lane] = message.offset()
 
-        producer = self._need_producer()
         callback = {"on_delivery": delivered} if report else {}
         deadline = self._monotonic() + self.config.transaction_timeout_ms / 1000
         while True:
             try:
-                producer.produce(self.config.changelog, value=value, partition=lane, **callback)
+                sender.client.produce(self.config.changelog, value=value, partition=lane, **callback)
                 return
             except BufferError:
                 if self._monotonic() > deadline:
                     raise SessionError(f"{self.config.changelog}[{lane}]: no room in the send queue") from None
-                self._serve(0.01)
+                self._serve(sender, 0.01)
             except KafkaException as error:
                 raise SessionError(f"{self.config.changelog}[{lane}]: {len(value)} bytes refused: {error.args[0].str()}") from error
 
-    def _serve(self, timeout_s: float) -> None:
-        """Let the producer's callbacks run. Raises what ails it for good: confluent-kafka tells of a fatal error here too (seen on 2.16)."""
+    def _serve(self, sender: _Sender, timeout_s: float) -> None:
+        """Let a producer's callbacks run. Raises what ails it for good: confluent-kafka tells of a fatal error here too (seen on 2.16)."""
         try:
-            self._need_producer().poll(timeout_s)
+            sender.client.poll(timeout_s)
         except KafkaException as error:
             raise self._failure(error, "producer") from error
 
-    def _transactional(self, call: Callable[[float], T], deadline: float, what: str, abortable: bool = True) -> T:
+    def _transactional(self, sender: _Sender, call: Callable[[float], T], deadline: float, what: str, abortable: bool = True) -> T:
         """Run a transactional call as its errors say: retry the retriable, abort on the abortable, give up on the rest."""
         while True:
             try:
@@ -693,7 +740,7 @@ class Session:
                     continue
                 if cause.txn_requires_abort() and abortable:
                     try:
-                        self.abort()
+                        self._abort(sender)
                     except Fenced as second:
                         raise Fenced(f"{what}: {cause.str()} ({cause.name()}); then {second}") from error
                     except SessionError as second:
@@ -765,7 +812,8 @@ class Session:
                     client.close()
                 except (KafkaException, RuntimeError) as error:
                     log.warning("closing a consumer: %s", error)
-        self._consumer = self._reader = self._producer = None
+        self._consumer = self._reader = self._filling = self._closing = None
+        self._senders = ()
 
     def _raise_if_stopping(self) -> None:
         if self._stopping():
@@ -775,9 +823,10 @@ class Session:
         assert self._consumer is not None, "open() first"
         return self._consumer
 
-    def _need_producer(self) -> Producer:
-        assert self._producer is not None, "open() first"
-        return self._producer
+    @staticmethod
+    def _need(sender: _Sender | None) -> _Sender:
+        assert sender is not None, "open() first"
+        return sender
 
     # --- broadcast ---
 

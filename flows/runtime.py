@@ -365,6 +365,7 @@ class Runtime:
 
     def _next_items(self) -> list[tuple[str, _Work]]:
         self._finish_commit(wait=False)
+        self._release()
         if self._stop_asked:
             return self._stop_items()
         config = self.config
@@ -593,23 +594,26 @@ class Runtime:
                 if out.records is not None:
                     self._counts["records_out"] += len(out.records)
                     self._counts["bytes_out"] += out.records.data.nbytes
-                    if self._commit is not None:
-                        self._backlog.append(out.records)
-                    else:
-                        self._produce(out.records)
+                    self._backlog.append(out.records)
                 else:
                     self._parts.append(out)
                     self._barrier_out.discard(out.lane)
                     if not self._barrier_out:
                         self._begin_commit()
+            self._release()
         except BaseException as error:
             self._fail(error)
 
-    def _produce(self, records: Records) -> None:
-        self._fault("before_produce")
-        self._session.produce(records)
+    def _release(self) -> None:
+        """Produce what waits, if nothing of the transaction before can come after it any more."""
+        if self._backlog and self._session.flushed:
+            backlog, self._backlog = self._backlog, []
+            for records in backlog:
+                self._fault("before_produce")
+                self._session.produce(records)
 
     def _begin_commit(self) -> None:
+        self._release()  # no commit is under way
         parts, self._parts = self._parts, []
         deltas = [out.delta for out in parts if out.delta is not None and (out.delta.values or out.delta.moved)]
         if not deltas and not self._session.in_transaction:
@@ -618,7 +622,8 @@ class Runtime:
             lane.flight_bytes, lane.open_bytes = lane.open_bytes, 0
         self._commit_parts = parts
         self._commit_began = self._monotonic()
-        # The broker's part takes 5 to 20 ms, during which this thread polls and folds on; what that publishes waits in the backlog.
+        # The broker's part takes 5 to 20 ms, during which this thread polls and folds on. What that publishes belongs to the next transaction.
+        self._session.hand_over()
         self._commit = self._pool.submit(lambda: self._session.commit(deltas, self._fault))
 
     def _finish_commit(self, wait: bool) -> None:
@@ -653,9 +658,6 @@ class Runtime:
             if lane.paused and lane.open_bytes <= self.config.lane_pause_bytes:
                 lane.paused = False
                 self._session.resume(lane.number)
-        backlog, self._backlog = self._backlog, []
-        for records in backlog:
-            self._produce(records)
 
     # --- now and then ---
 
