@@ -56,7 +56,8 @@ from schemas.registry import EXECUTION_CHANGELOG
 
 GROUP_OF_ORDERS = 250
 """Orders worked at a time: an execution of each in turn."""
-QUOTES_PER_S = 100
+QUOTES_PER_S = 1_000.0
+"""A fill waits until the tape has passed it: the time between two quotes is part of its latency. Real markets quote more often than this."""
 TICK_S = 0.001
 LEAD_S = 1.0
 PREPARE_RATE = 2_000.0
@@ -80,6 +81,7 @@ class Step:
     """One rate: which executions, and where the processes leave what they saw."""
 
     rate: float
+    quotes_per_s: float
     first_order: int
     orders: int
     folder: Path
@@ -159,7 +161,7 @@ def generate(cluster: Cluster, step: Step, seed: int, known: Gate, gate: Gate) -
     executions, part = interleaved(step.first_order, step.orders, GROUP_OF_ORDERS)
     reports = load.reports(executions, part, np.array([now_ns]))
     keys = [order_keys[i] for i in (executions // FILLS_EACH - step.first_order).tolist()]
-    quotes = load.quotes(np.arange(int(len(executions) / step.rate * QUOTES_PER_S) + 1) + step.first_order, np.array([now_ns]))
+    quotes = load.quotes(np.arange(int(len(executions) / step.rate * step.quotes_per_s) + 1) + step.first_order, np.array([now_ns]))
     late = np.zeros(len(executions))
     gc.collect()
     gc.freeze()
@@ -177,7 +179,7 @@ def generate(cluster: Cluster, step: Step, seed: int, known: Gate, gate: Gate) -
         send_all(producer, REPORT, cut(reports[sent:due]), keys[sent:due])
         late[sent:due] = time.time_ns() - (start_ns + np.arange(sent, due) / step.rate * 1e9)
         sent = due
-        wanted = min(len(quotes), int((now_ns - start_ns) * QUOTES_PER_S / 1e9) + 1)
+        wanted = min(len(quotes), int((now_ns - start_ns) * step.quotes_per_s / 1e9) + 1)
         if wanted > quoted:
             patch_times(quotes[quoted:wanted], QUOTE, np.array([now_ns]))
             send_all(producer, QUOTE, cut(quotes[quoted:wanted]), [b"BTC-USD"] * (wanted - quoted))
@@ -414,7 +416,7 @@ class Bench:
         o = self.options
         folder = Path(tempfile.mkdtemp(prefix=f"{rate:g}-", dir=self.folder))
         groups = -(-int(rate * (seconds + o.warmup)) // (FILLS_EACH * GROUP_OF_ORDERS))
-        step = Step(rate, self._first_order, groups * GROUP_OF_ORDERS, folder)
+        step = Step(rate, o.quotes, self._first_order, groups * GROUP_OF_ORDERS, folder)
         self._first_order += step.orders
         starts = self.cluster.ends(self.cluster.places([REPORT, EXECUTION_CHANGELOG]))
         known, gate, checked = (Gate(self._context) for _ in range(3))
@@ -538,6 +540,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure each rate; return 0 only if every line is valid."""
     parser = argparse.ArgumentParser(prog="python -m bench.latency", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rates", default="1000,20000", metavar="N,N", help="reports per second, one after the other (1000,20000)")
+    parser.add_argument("--quotes", type=float, default=QUOTES_PER_S, metavar="N", help="market quotes per second (1000)")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="how long each rate is measured (20)")
     parser.add_argument("--warmup", type=float, default=3.0, metavar="S", help="how long it runs before that (3)")
     parser.add_argument("--prepare", type=float, default=15.0, metavar="S", help="how long the broker is made warm first, 0 for not (15)")
