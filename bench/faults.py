@@ -245,6 +245,9 @@ class Faults(Driver):
     def begin_load(self) -> None:
         """Start a burst and return when the broker takes the rate asked for; `load` is what it takes."""
         o = self.options
+        # Of two bursts at a time the older one would make the rate, and the new one be told to end before it can hear it.
+        ended = lambda: all(process.poll() is not None for process in self._simulators.values())  # noqa: E731
+        self.wait_for(ended, LOAD_LONGEST_S, "the bursts before have ended")
         self._bursts += 1
         self._burst = f"load-{self._bursts:03d}"
         self.simulate(self._burst, o.rate * MARGIN, LOAD_LONGEST_S, o.seed * 1_000 + self._bursts, "--life", str(LIFE_S))

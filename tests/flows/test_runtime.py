@@ -38,6 +38,9 @@ class NotingSession:
         self.offer: list[int] | None = [0, 1]
         self.did: list[Any] = []
         self.in_transaction = False
+        self.flushed = True
+        self.hold_flush = threading.Event()
+        self.hold_flush.set()
         self.errors = self.truncate_errors = 0
         self.hold_commit = threading.Event()
         self.hold_commit.set()
@@ -76,7 +79,12 @@ class NotingSession:
         self.in_transaction = True
         self.did.append(("produce", len(records)))
 
+    def hand_over(self) -> None:
+        self.flushed = False
+
     def commit(self, deltas: list[Delta], fault: Any) -> dict[int, int]:
+        assert self.hold_flush.wait(60)
+        self.flushed = True
         assert self.hold_commit.wait(60)
         if self.fail_commit is not None:
             raise self.fail_commit
@@ -177,30 +185,54 @@ def test_revocation_aborts_what_is_open_and_drops_the_lanes() -> None:
 
 def test_revocation_during_a_commit_waits_for_it_and_publishes_nothing_more() -> None:
     bench = Bench()
-    bench.session.hold_commit.clear()
+    bench.session.hold_flush.clear()
     bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
     while bench.runtime._commit is None:
         bench.step()
     bench.session.incoming = [[chunk("t.a", 0, 1, [b"2"])]]
-    bench.step()  # folded while the commit is under way: waits in the backlog
+    bench.step()  # folded while records of the commit under way are not in their topics yet: waits in the backlog
     assert bench.session.did == [("produce", 1)]
-    threading.Timer(0.05, bench.session.hold_commit.set).start()
+    threading.Timer(0.05, bench.session.hold_flush.set).start()
     bench.runtime._revoked(False)
     assert bench.session.did == [("produce", 1), ("commit", [(0, {"t.a": 1})])]
 
 
 def test_records_folded_during_a_commit_go_into_the_next_one() -> None:
     bench = Bench()
-    bench.session.hold_commit.clear()
+    bench.session.hold_flush.clear()
     bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
     while bench.runtime._commit is None:
         bench.step()
     bench.session.incoming = [[chunk("t.a", 0, 1, [b"2", b"3"])]]
     bench.step()
-    bench.session.hold_commit.set()
-    while len(bench.session.did) < 4:
+    bench.session.hold_flush.set()
+    while ("commit", [(0, {"t.a": 3})]) not in bench.session.did:
         bench.step()
-    assert bench.session.did == [("produce", 1), ("commit", [(0, {"t.a": 1})]), ("produce", 2), ("commit", [(0, {"t.a": 3})])]
+    assert [did for did in bench.session.did if did[0] == "commit"] == [("commit", [(0, {"t.a": 1})]), ("commit", [(0, {"t.a": 3})])]
+    assert bench.session.did.count(("produce", 2)) == 1
+
+
+def test_records_are_sent_during_a_commit_once_its_own_are_in_their_topics() -> None:
+    bench = Bench()
+    bench.session.hold_commit.clear()
+    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
+    while bench.runtime._commit is None or not bench.session.flushed:
+        bench.step()
+    bench.session.incoming = [[chunk("t.a", 0, 1, [b"2", b"3"])]]
+    bench.step()
+    assert bench.session.did == [("produce", 1), ("produce", 2)]
+    bench.session.hold_commit.set()
+    while ("commit", [(0, {"t.a": 3})]) not in bench.session.did:
+        bench.step()
+
+
+def test_commits_come_at_twice_the_time_they_take_within_the_settings() -> None:
+    runtime = Bench(commit_interval_ms=25, commit_min_interval_ms=10).runtime
+    paces = []
+    for took_ms in (1.0, 8.0, 100.0):
+        runtime._commit_mean_ms = took_ms
+        paces.append(runtime._pace_ms())
+    assert paces == [10, 16, 25]
 
 
 def test_failed_commit_ends_the_worker() -> None:
@@ -213,7 +245,7 @@ def test_failed_commit_ends_the_worker() -> None:
 
 
 def test_stop_commits_what_was_read_then_leaves_then_ends() -> None:
-    bench = Bench(commit_interval_ms=2_000)
+    bench = Bench(commit_interval_ms=2_000, commit_min_interval_ms=2_000)
     bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
     bench.step()
     bench.runtime.stop()
@@ -223,7 +255,7 @@ def test_stop_commits_what_was_read_then_leaves_then_ends() -> None:
 
 
 def test_lane_above_its_limit_is_paused_until_the_commit() -> None:
-    bench = Bench(lane_pause_bytes=100, commit_interval_ms=2_000)
+    bench = Bench(lane_pause_bytes=100, commit_interval_ms=2_000, commit_min_interval_ms=2_000)
     bench.session.incoming = [[chunk("t.a", 0, 0, [b"1" + b" " * 200])]]
     bench.step()
     assert bench.session.did[0] == ("pause", 0)
@@ -233,7 +265,7 @@ def test_lane_above_its_limit_is_paused_until_the_commit() -> None:
 
 
 def test_many_uncommitted_bytes_do_not_wait_for_the_interval() -> None:
-    bench = Bench(max_uncommitted_bytes=100, commit_interval_ms=2_000)
+    bench = Bench(max_uncommitted_bytes=100, commit_interval_ms=2_000, commit_min_interval_ms=2_000)
     bench.session.incoming = [[chunk("t.a", 0, 0, [b"1" + b" " * 200])]]
     bench.until("commit", timeout_s=1)
 
@@ -362,6 +394,8 @@ def test_lane_ranges_are_told_shortly() -> None:
         ({"worker": ""}, "worker must not be empty"),
         ({"inputs": ()}, "at least one input"),
         ({"commit_interval_ms": 1}, "commit_interval_ms must be between 10"),
+        ({"commit_min_interval_ms": 1}, "commit_min_interval_ms must be between 5"),
+        ({"commit_min_interval_ms": 30}, "commit_min_interval_ms must be between 5"),
         ({"commit_interval_ms": 10_000}, "commit_interval_ms must be between 10"),
         ({"lane_pause_bytes": 0}, "lane_pause_bytes must be positive"),
         ({"max_chunk_records": 2_000_000}, "max_chunk_records must be at most"),
