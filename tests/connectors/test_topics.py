@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
@@ -45,11 +47,15 @@ def test_check_topics_tells_missing_counts_and_settings(kafka: str) -> None:
         "topic dlq.execution is missing: `hedgerow topics create` makes it",
         f"topic {ACK} has 3 partitions, HEDGEROW_PARTITIONS is 4: co-partitioned topics need equal counts",
     ]
-    assert check_topics(kafka, 4) == [
+    expected = [
         *blocking,
         f"topic {EXECUTION_CHANGELOG}: cleanup.policy is compact, the registry has delete",
         f"topic {EXECUTION_CHANGELOG}: max.message.bytes is 1000, the registry has 2097152",
     ]
+    deadline = time.monotonic() + 30  # the controller has the change, the broker takes it over a moment later
+    while (told := check_topics(kafka, 4)) != expected and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert told == expected
     first = next(name for name, topic in TOPICS.items() if topic.lanes)
     assert blocking_problems(kafka) == [
         blocking[0],
