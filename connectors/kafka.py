@@ -123,7 +123,7 @@ class SessionConfig:
     max_uncommitted_bytes: int = 64 * 1024 * 1024
     """Uncommitted bytes of all lanes above which a commit does not wait for the interval."""
     session_timeout_ms: int = 6_000
-    transaction_timeout_ms: int = 15_000
+    transaction_timeout_ms: int = 10_000
     assign_timeout_ms: int = 60_000
     """How long a new owner waits for transactions of the old one to end (brokers look for timed-out ones every 10 s)."""
     restore_timeout_ms: int = 120_000
@@ -212,9 +212,10 @@ def chunks_of(messages: Sequence[Message], received_ns: int, on_error: Callable[
 
 @dataclass(slots=True)
 class _Sender:
-    """A transactional producer, and whether it has a transaction open."""
+    """A transactional producer, whether it has fenced earlier lives, and whether it has a transaction open."""
 
     client: Producer
+    ready: bool = False
     open: bool = False
 
 
@@ -314,8 +315,12 @@ class Session:
                     'not. Co-partitioned topics in use must keep their count (docs/guarantees.md, "Partition counts")'
                 )
 
-    def open(self) -> None:
-        """Fence earlier lives of this worker (their open transaction ends here), then join the group."""
+    def fence_earlier_lives(self) -> None:
+        """Begin to fence earlier lives of this worker: their open transactions end. Call after `check`; the first `offered` waits for it.
+
+        The broker aborts them at once but has the client ask again until that is done, half a second or a whole one later. Meanwhile there
+        is market data to read, and a group to join.
+        """
         config = self.config
         settings = self._client("producer") | {
             "transaction.timeout.ms": config.transaction_timeout_ms,
@@ -328,9 +333,17 @@ class Session:
         }
         self._senders = tuple(_Sender(self._clients.producer(settings | {"transactional.id": name})) for name in config.transactional_ids)
         self._filling = self._senders[0]
-        deadline = self._monotonic() + config.assign_timeout_ms / 1000
         for sender in self._senders:
-            self._transactional(sender, sender.client.init_transactions, deadline, "init_transactions")
+            try:
+                sender.client.init_transactions(0.01)
+                sender.ready = True
+            except KafkaException as error:
+                if not error.args[0].retriable() or error.args[0].fatal():
+                    raise self._failure(error, "init_transactions") from error
+
+    def open(self) -> None:
+        """Join the group."""
+        config = self.config
         queue_kb = max(1024, config.lane_pause_bytes // 1024 // len(config.inputs))
         self._consumer = self._clients.consumer(
             self._client("consumer")
@@ -451,6 +464,11 @@ class Session:
         """Return the lanes of an assignment that `start_at` has not answered yet, or None. Checks that a lane's topics came together."""
         if self._offered is None:
             return None
+        deadline = self._monotonic() + self.config.assign_timeout_ms / 1000
+        for sender in self._senders:
+            if not sender.ready:
+                self._transactional(sender, sender.client.init_transactions, deadline, "init_transactions")
+                sender.ready = True
         self.recount()
         lanes = {tp.partition for tp in self._offered}
         got = {(tp.topic, tp.partition) for tp in self._offered}

@@ -41,7 +41,6 @@ from connectors.kafka import (
     SessionError,
     StartupError,
 )
-from flows.metrics import serve_metrics
 from flows.supervisor import EXIT_FAILED, EXIT_FENCED, EXIT_OK, EXIT_STARTUP, EXIT_STATE, EXIT_UNREACHABLE
 from operators.lane import BroadcastLogic, LaneLogic
 from schemas.chunk import Chunk, Records
@@ -281,9 +280,14 @@ class Runtime:
         self._stop_asked = True
 
     def _start(self) -> Callable[[], None]:
-        close_metrics = serve_metrics(self.snapshot, self.config.metrics_port, self.config.metrics_host)
+        close_metrics: Callable[[], None] = lambda: None  # noqa: E731
+        if self.config.metrics_port:
+            from flows.metrics import serve_metrics  # a worker that serves none need not load prometheus_client
+
+            close_metrics = serve_metrics(self.snapshot, self.config.metrics_port, self.config.metrics_host)
         try:
             self._n_lanes = self._session.check()
+            self._session.fence_earlier_lives()
             self._broadcast = self.flow.make_broadcast()
             if self._broadcast is not None:
                 # Before the group is joined: no lane may stand still while this worker reads market data.
