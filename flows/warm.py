@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -19,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from connectors.child_process import die_with_parent
 from flows.settings import Settings
 from schemas.chunk import Chunk, Records, join, split
 from schemas.reference import Reference, load_reference
@@ -78,12 +82,18 @@ def is_warm() -> bool:
 def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed:
     """Compile what is not in the cache yet; `tell(kernels ready, kernels there are)` is called as it goes on."""
     began = time.monotonic()
+    from operators import reconcile
     from operators.execution import ExecutionLogic
     from operators.tape import Tape
 
     before = _tally()
     tell(0, len(_kernels()))
-    with _after_each_compilation(lambda: tell(sum(bool(k.overloads) for k in _kernels()), len(_kernels()))):
+    with _after_each_compilation(lambda: tell(sum(bool(k.parts or k.overloads) for k in _kernels()), len(_kernels()))):
+        beside = 0
+        if not is_warm() and len(os.sched_getaffinity(0)) > 1:
+            with _rest_beside() as rest:
+                _compile(reconcile.take)  # nothing else: two processes that save signatures of one kernel may lose one
+                beside = rest()
         reference = load_reference(Path(Settings.model_fields["reference"].default))
         tape = Tape(reference)
 
@@ -92,10 +102,40 @@ def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed
 
         drive(reference, tape, make)
     compiled, cached = (after - earlier for after, earlier in zip(_tally(), before, strict=True))
+    compiled, cached = compiled + beside, cached - beside
     marker = _marker()
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
     return Warmed(compiled, cached, time.monotonic() - began)
+
+
+def rest() -> int:
+    """Compile everything but the largest kernel; return how many signatures. Called in a process of its own, beside `warm`."""
+    from operators import fold, parking, publish, reconcile
+    from operators.execution import ExecutionLogic
+    from operators.tape import Tape
+    from schemas.codec import compile_decoder, compile_encoder
+    from schemas.execution import AuditMessage
+
+    before, _ = _tally()
+    batch = compile_decoder(AuditMessage).decode(*join([b"{}"]))
+    compile_encoder(AuditMessage).encode(batch.rows[:0], batch.arena)
+    called = (
+        publish.audit, reconcile.alert_once, reconcile.check_totals, reconcile.release, reconcile.take_back, reconcile.leave_list,
+        reconcile.route_by_correlation, reconcile.evict_executions, reconcile.evict_matches, reconcile.evict_orders,
+        reconcile.evict_aliases, reconcile.remap, fold.back_to_firm_total, parking.pages_needed, parking.keep, parking.forget,
+        parking.forget_done, parking.due, parking.listed, parking.foresee,
+    )  # fmt: skip
+    for kernel in called:
+        _compile(kernel)
+    reference = load_reference(Path(Settings.model_fields["reference"].default))
+    tape = Tape(reference)
+    tape.apply(_chunk(next(iter(EXECUTION_BROADCAST)), 0, [(b"", b"{}")], 0, _START_NS))
+    lane = ExecutionLogic(0, 1, reference, tape.quotes)
+    lane.tick(_START_NS)
+    lane.capture()
+    ExecutionLogic(0, 1, reference, tape.quotes).restore([])
+    return _tally()[0] - before
 
 
 def signatures() -> dict[str, int]:
@@ -182,6 +222,34 @@ def _commit(logic: Any, now_ns: int, changelog: list[bytes]) -> None:
         changelog += capture.values
         logic.committed(capture.seq, first)
         logic.obsolete_before()
+
+
+def _compile(kernel: Any) -> None:
+    """Compile a kernel of a map and integers as Python calls it."""
+    from numba import types
+
+    kinds = {"Map": types.int64[::1], "int": types.int64}
+    kernel.compile(tuple(kinds[hint] for name, hint in kernel.py_func.__annotations__.items() if name != "return"))
+
+
+@contextmanager
+def _rest_beside() -> Iterator[Callable[[], int]]:
+    """Run `rest` in another process meanwhile; what is yielded waits for it and returns its result. Raises RuntimeError when it failed."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parent.parent)!r}); from flows import warm; print(warm.rest())"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent(signal.SIGKILL))
+
+    def wait() -> int:
+        told, _ = process.communicate()
+        if process.returncode != 0:
+            raise RuntimeError(f"compiling the other kernels ended with {process.returncode}")
+        return int(told)
+
+    try:
+        yield wait
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def _marker() -> Path:

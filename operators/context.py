@@ -16,7 +16,7 @@ from operators.memory import REFERENCE, Map, copy_bytes
 from schemas.chunk import Bytes, Ints
 from schemas.fields import NULL
 from schemas.hashing import hash128
-from schemas.jit import njit
+from schemas.jit import bare
 from schemas.layout import Layout
 from schemas.reference import Reference
 from state.table import Table, TableArrays
@@ -190,7 +190,7 @@ def make_output(names: list[str], topics: list[str], rows: int = 4096) -> Output
     )
 
 
-@njit
+@bare
 def has_room(m: Map, extra: int) -> bool:
     """Return whether one more record, with `extra` rows beyond the usual, fits every output."""
     need = ROWS_PER_RECORD + extra
@@ -202,7 +202,7 @@ def has_room(m: Map, extra: int) -> bool:
     return bool(n[N_TEXT] + TEXT_PER_RECORD + 512 * extra <= len(mem.text(m)))
 
 
-@njit
+@bare
 def put_text(m: Map, source: Bytes, start: int, length: int) -> int:
     """Copy bytes into the outputs' text and return the slot value that points there (negative: the encoder's second arena)."""
     n = mem.n(m)

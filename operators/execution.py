@@ -29,12 +29,13 @@ from schemas.codec import Batch, Decoder, compile_decoder, compile_encoder
 from schemas.execution import AliasMessage, AuditMessage, ComplianceAlertMessage, ExecutionReportMessage, FillMessage, HoldDecisionMessage
 from schemas.fields import NULL
 from schemas.hashing import hex_into, sha256_into
-from schemas.jit import njit
+from schemas.jit import bare, njit
 from schemas.orders import OrderAckMessage, RouteIntentMessage
 from schemas.reasons import Reason, replayable, stage_of
 from schemas.reference import Reference
 from schemas.registry import EXECUTION_INPUTS
 from schemas.times import rfc3339
+from schemas.words import move
 from state import ledger as g
 from state.changelog import StateMismatch
 from state.ledger import ExecutionLedger
@@ -93,13 +94,13 @@ def gather(first: Bytes, second: Bytes, rows: Ints, slot: int) -> tuple[Bytes, I
     for i in range(n):
         start, length = rows[i, slot], rows[i, slot + 1]
         if start >= 0:
-            out[bounds[i] : bounds[i + 1]] = first[start : start + length]
+            move(out, bounds[i], first, start, length)
         else:
-            out[bounds[i] : bounds[i + 1]] = second[-start - 1 : -start - 1 + length]
+            move(out, bounds[i], second, -start - 1, length)
     return out, bounds
 
 
-@njit
+@bare
 def same_bytes(data: Bytes, at: int, text: Bytes) -> bool:
     """Return whether a text stands at byte `at`."""
     for j in range(len(text)):
@@ -108,7 +109,7 @@ def same_bytes(data: Bytes, at: int, text: Bytes) -> bool:
     return True
 
 
-@njit
+@bare
 def chain(data: Bytes, bounds: Ints, marker: Bytes, previous: Ints) -> None:
     """Write the hash of the record before into each record; `previous` `(4,)` holds the last one's hash as raw bytes, before and after."""
     raw = previous.view(np.uint8)

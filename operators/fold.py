@@ -13,20 +13,20 @@ from operators import slots as s
 from operators.memory import Map
 from operators.scaled import add_product, mul_div
 from schemas.fields import NULL
-from schemas.jit import njit
+from schemas.jit import bare
 from state import ledger as g
 from state.table import find, touch
 
 RANK_REPORT, RANK_STATED = 1, 2
 
 
-@njit
+@bare
 def newer(ts: int, seq: int, than_ts: int, than_seq: int) -> bool:
     """Return whether (ts, seq) is at or after (than_ts, than_seq) in time order."""
     return ts > than_ts or (ts == than_ts and seq >= than_seq)
 
 
-@njit
+@bare
 def order_qty(m: Map, order: int) -> int:
     """Return the order quantity: the newest statement, at least the floor a replace left; without one the intent's size; 0 unknown."""
     o = mem.orders(m)[order]
@@ -40,20 +40,20 @@ def order_qty(m: Map, order: int) -> int:
     return qty
 
 
-@njit
+@bare
 def done_for_day(m: Map, order: int) -> bool:
     """Return whether the order is done for the day: nothing newer restated it and no later trade date was seen."""
     o = mem.orders(m)[order]
     return o.dfd_ts > 0 and newer(o.dfd_ts, o.dfd_seq, o.restated_ts, o.restated_seq) and o.day <= o.dfd_day
 
 
-@njit
+@bare
 def is_terminal(m: Map, order: int) -> bool:
     """Return whether the venue ended the order (cancel, expiry, rejection)."""
     return (mem.orders(m)[order].flags & (g.O_CANCELED | g.O_EXPIRED | g.O_REJECTED)) != 0
 
 
-@njit
+@bare
 def leaves(m: Map, order: int) -> int:
     """Return what may still be filled."""
     o = mem.orders(m)[order]
@@ -69,7 +69,7 @@ def leaves(m: Map, order: int) -> int:
     return rest if rest > 0 else 0
 
 
-@njit
+@bare
 def status(m: Map, order: int) -> int:
     """Return the order status by precedence, as a number of `OrdStatus`."""
     o = mem.orders(m)[order]
@@ -104,7 +104,7 @@ def status(m: Map, order: int) -> int:
     return s.OS_PENDING_NEW
 
 
-@njit
+@bare
 def state_qty(m: Map, order: int, qty: int, ts: int, seq: int, rank: int) -> None:
     """Take a statement of the order quantity: a better kind wins, then the newest, of equal time the larger."""
     if qty == NULL or qty <= 0:
@@ -119,7 +119,7 @@ def state_qty(m: Map, order: int, qty: int, ts: int, seq: int, rank: int) -> Non
         touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def tail_of(m: Map, root: int) -> int:
     """Return the last link of a chain: what is effective."""
     rows = mem.execs(m)
@@ -129,7 +129,7 @@ def tail_of(m: Map, root: int) -> int:
     return at
 
 
-@njit
+@bare
 def take_replace(m: Map, order: int, ts: int, seq: int) -> None:
     """Note a REPLACED or RESTATED; the newest one sets the floor."""
     o = mem.orders(m)[order]
@@ -140,7 +140,7 @@ def take_replace(m: Map, order: int, ts: int, seq: int) -> None:
         touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def see_day(m: Map, order: int, date: int) -> None:
     """Note a trade date; a new one starts the day's quantities afresh."""
     o = mem.orders(m)[order]
@@ -150,7 +150,7 @@ def see_day(m: Map, order: int, date: int) -> None:
         touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def add_effect(m: Map, order: int, old_qty: int, old_px: int, new_qty: int, new_px: int, root_date: int) -> None:
     """Replace the effect of a chain on the sums: (old_qty, old_px) by (new_qty, new_px). `root_date`: trade date of the chain's first link."""
     o = mem.orders(m)[order]
@@ -171,7 +171,7 @@ def add_effect(m: Map, order: int, old_qty: int, old_px: int, new_qty: int, new_
     touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def link_execution(m: Map, order: int, row: int) -> None:
     """Put a chain's first link on its order's list."""
     o = mem.orders(m)[order]
@@ -183,7 +183,7 @@ def link_execution(m: Map, order: int, row: int) -> None:
     touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def unlink_execution(m: Map, order: int, row: int) -> None:
     """Take a chain's first link off its order's list."""
     rows = mem.execs(m)
@@ -200,7 +200,7 @@ def unlink_execution(m: Map, order: int, row: int) -> None:
     touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def sooner(m: Map, a: int, b: int) -> bool:
     """Return whether link a is before link b: event time, then sequence number, then key."""
     x, y = mem.execs(m)[a], mem.execs(m)[b]
@@ -213,7 +213,7 @@ def sooner(m: Map, a: int, b: int) -> bool:
     return x.klo < y.klo
 
 
-@njit
+@bare
 def place_for(m: Map, root: int, row: int) -> int:
     """Return the link a sibling of a ROOT-style chain goes after, in time order."""
     rows = mem.execs(m)
@@ -223,7 +223,7 @@ def place_for(m: Map, root: int, row: int) -> int:
     return at
 
 
-@njit
+@bare
 def chain_in(m: Map, row: int, after: int) -> None:
     """Make `row` the link after `after`, before whatever followed."""
     rows = mem.execs(m)
@@ -239,7 +239,7 @@ def chain_in(m: Map, row: int, after: int) -> None:
         touch(mem.execs_table(m), following)
 
 
-@njit
+@bare
 def chain_out(m: Map, row: int) -> None:
     """Undo `chain_in`."""
     rows = mem.execs(m)
@@ -254,7 +254,7 @@ def chain_out(m: Map, row: int) -> None:
     touch(mem.execs_table(m), row)
 
 
-@njit
+@bare
 def keep_chain(m: Map, row: int) -> None:
     """Let every link of a chain live as long as its youngest one."""
     rows = mem.execs(m)
@@ -272,21 +272,21 @@ def keep_chain(m: Map, row: int) -> None:
         at = np.int64(rows[at].child)
 
 
-@njit
+@bare
 def split_qty(m: Map, order: int, qty: int) -> int:
     """Return a quantity from before the split in today's units."""
     o = mem.orders(m)[order]
     return mul_div(qty, o.split_num, o.split_den)
 
 
-@njit
+@bare
 def split_px(m: Map, order: int, px: int) -> int:
     """Return a price from before the split in today's units."""
     o = mem.orders(m)[order]
     return mul_div(px, o.split_den, o.split_num)
 
 
-@njit
+@bare
 def total_as_of(m: Map, order: int, ts: int, seq: int) -> int:
     """Return the effective quantity of an order's facts not newer than a time."""
     o = mem.orders(m)[order]
@@ -305,7 +305,7 @@ def total_as_of(m: Map, order: int, ts: int, seq: int) -> int:
     return total
 
 
-@njit
+@bare
 def note_fact(m: Map, order: int, row: int, delta: int) -> None:
     """Keep `as_of` and `floor` right after a fact was folded: what is newer than the statement or the replace does not count in them."""
     o = mem.orders(m)[order]
@@ -322,7 +322,7 @@ def note_fact(m: Map, order: int, row: int, delta: int) -> None:
     touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def restate(m: Map, order: int) -> None:
     """Recompute `as_of` and `floor` after quantities on file were changed."""
     o = mem.orders(m)[order]
@@ -333,13 +333,13 @@ def restate(m: Map, order: int) -> None:
     touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def outdates(cum: int, ts: int, seq: int, stated: int, st_ts: int, st_seq: int) -> bool:
     """Return whether a total takes the place of another: it is newer, or of equal time and larger."""
     return newer(ts, seq, st_ts, st_seq) and (ts != st_ts or seq != st_seq or cum > stated)
 
 
-@njit
+@bare
 def state_total(m: Map, order: int, cum: int, ts: int, seq: int, firm: bool) -> None:
     """Take the venue's total of a report (NULL: not said) if it is the newest.
 
@@ -361,7 +361,7 @@ def state_total(m: Map, order: int, cum: int, ts: int, seq: int, firm: bool) -> 
         touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def back_to_firm_total(m: Map, order: int) -> None:
     """Let the newest firm total stand again, when what waited was refused; none if there is none."""
     o = mem.orders(m)[order]
@@ -373,7 +373,7 @@ def back_to_firm_total(m: Map, order: int) -> None:
     touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def request_pending(m: Map, order: int, row: int, flag: int) -> None:
     """Note that a cancel or replace request is pending, unless it is known to be answered."""
     x = mem.ids(m)[row]
@@ -389,7 +389,7 @@ def request_pending(m: Map, order: int, row: int, flag: int) -> None:
     touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def request_answered(m: Map, order: int, row: int) -> None:
     """Note that a request was answered (replaced, canceled or refused); for good, whatever comes late."""
     x = mem.ids(m)[row]
@@ -405,7 +405,7 @@ def request_answered(m: Map, order: int, row: int) -> None:
     touch(mem.orders_table(m), order)
 
 
-@njit
+@bare
 def clock_row(m: Map, order: int, what: int) -> int:
     """Return the running clock of an order, or -1."""
     o = mem.orders(m)[order]

@@ -13,10 +13,11 @@ import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
+from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
 from schemas.chunk import Bytes, Ints
-from schemas.jit import njit
+from schemas.jit import bare, njit
 from schemas.words import intrinsic
 from state import ledger as g
 from state.quotes import QuoteArrays
@@ -79,6 +80,43 @@ def _address(typingctx: Any, address: Any) -> Any:
     return types.voidptr(types.int64), generate
 
 
+def _view(dimensions: int) -> Any:
+    def typed(typingctx: Any, m: Any, at: Any, kind: Any) -> Any:
+        result = types.Array(kind.dtype, dimensions, "C")
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            entries = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            first = context.cast(builder, arguments[1], signature.args[1], types.int64)
+            entry = [builder.load(builder.gep(entries, [builder.add(first, ir.Constant(_WORD, i))])) for i in range(1 + dimensions)]
+            array = context.make_array(result)(context, builder)
+            size = ir.Constant(_WORD, context.get_abi_sizeof(context.get_data_type(result.dtype)))
+            shape = tuple(entry[1:])
+            strides = (builder.mul(shape[-1], size), size)[-dimensions:] if dimensions > 1 else (size,)
+            place = builder.inttoptr(entry[0], array.data.type)
+            populate_array(array, data=place, shape=shape, strides=strides, itemsize=size, meminfo=None)
+            return array._getvalue()
+
+        return result(m, at, kind), generate
+
+    return typed
+
+
+@intrinsic
+def view(typingctx: Any, m: Any, at: Any, kind: Any) -> Any:
+    """Return the array `(n,)` of row type `kind` whose entry of the map begins at `at`.
+
+    As `carray` of the entry's words, which costs four times as much to compile.
+    """
+    return _view(1)(typingctx, m, at, kind)
+
+
+@intrinsic
+def view2(typingctx: Any, m: Any, at: Any, kind: Any) -> Any:
+    """Return the array `(n, width)` whose entry of the map begins at `at`."""
+    return _view(2)(typingctx, m, at, kind)
+
+
+_WORD = ir.IntType(64)
 _I16, _I32, _I64, _U8, _BOOL = np.dtype("i2"), np.dtype("i4"), np.dtype("i8"), np.dtype("u1"), np.dtype("?")
 _INTENT, _ORDER, _ID, _ALIAS, _EXEC = g.INTENT, g.ORDER, g.ORDER_ID, g.ALIAS, g.EXEC
 _MATCH, _WAIT, _PENDING, _PAGE, _CLOCK, _REF = g.MATCH, g.WAIT, g.PENDING, g.PAGE, g.CLOCK, REFERENCE
@@ -139,151 +177,151 @@ _AT_QUOTES = AT["q_ts"]
 @njit
 def intents(m: Map) -> Any:
     """Return the rows of routed orders."""
-    return carray(_address(m[_AT_INTENTS]), (m[_AT_INTENTS + 1],), _INTENT)
+    return view(m, _AT_INTENTS, _INTENT)
 
 
-@njit
+@bare
 def intents_table(m: Map) -> Any:
     """Return the table of routed orders."""
     return TableArrays(
-        carray(_address(m[_AT_INTENTS]), (m[_AT_INTENTS + 1],), _INTENT),
-        carray(_address(m[_AT_INTENTS + 3]), (m[_AT_INTENTS + 4],), _I32),
-        carray(_address(m[_AT_INTENTS + 6]), (m[_AT_INTENTS + 7],), _I64),
-        carray(_address(m[_AT_INTENTS + 9]), (m[_AT_INTENTS + 10],), _U8),
-        carray(_address(m[_AT_INTENTS + 12]), (m[_AT_INTENTS + 13],), _I32),
+        view(m, _AT_INTENTS, _INTENT),
+        view(m, _AT_INTENTS + 3, _I32),
+        view(m, _AT_INTENTS + 6, _I64),
+        view(m, _AT_INTENTS + 9, _U8),
+        view(m, _AT_INTENTS + 12, _I32),
     )
 
 
 @njit
 def orders(m: Map) -> Any:
     """Return the rows of venue orders."""
-    return carray(_address(m[_AT_ORDERS]), (m[_AT_ORDERS + 1],), _ORDER)
+    return view(m, _AT_ORDERS, _ORDER)
 
 
-@njit
+@bare
 def orders_table(m: Map) -> Any:
     """Return the table of venue orders."""
     return TableArrays(
-        carray(_address(m[_AT_ORDERS]), (m[_AT_ORDERS + 1],), _ORDER),
-        carray(_address(m[_AT_ORDERS + 3]), (m[_AT_ORDERS + 4],), _I32),
-        carray(_address(m[_AT_ORDERS + 6]), (m[_AT_ORDERS + 7],), _I64),
-        carray(_address(m[_AT_ORDERS + 9]), (m[_AT_ORDERS + 10],), _U8),
-        carray(_address(m[_AT_ORDERS + 12]), (m[_AT_ORDERS + 13],), _I32),
+        view(m, _AT_ORDERS, _ORDER),
+        view(m, _AT_ORDERS + 3, _I32),
+        view(m, _AT_ORDERS + 6, _I64),
+        view(m, _AT_ORDERS + 9, _U8),
+        view(m, _AT_ORDERS + 12, _I32),
     )
 
 
 @njit
 def ids(m: Map) -> Any:
     """Return the rows of ids of venue orders."""
-    return carray(_address(m[_AT_IDS]), (m[_AT_IDS + 1],), _ID)
+    return view(m, _AT_IDS, _ID)
 
 
-@njit
+@bare
 def ids_table(m: Map) -> Any:
     """Return the table of ids of venue orders."""
     return TableArrays(
-        carray(_address(m[_AT_IDS]), (m[_AT_IDS + 1],), _ID),
-        carray(_address(m[_AT_IDS + 3]), (m[_AT_IDS + 4],), _I32),
-        carray(_address(m[_AT_IDS + 6]), (m[_AT_IDS + 7],), _I64),
-        carray(_address(m[_AT_IDS + 9]), (m[_AT_IDS + 10],), _U8),
-        carray(_address(m[_AT_IDS + 12]), (m[_AT_IDS + 13],), _I32),
+        view(m, _AT_IDS, _ID),
+        view(m, _AT_IDS + 3, _I32),
+        view(m, _AT_IDS + 6, _I64),
+        view(m, _AT_IDS + 9, _U8),
+        view(m, _AT_IDS + 12, _I32),
     )
 
 
 @njit
 def aliases(m: Map) -> Any:
     """Return the rows of aliases."""
-    return carray(_address(m[_AT_ALIASES]), (m[_AT_ALIASES + 1],), _ALIAS)
+    return view(m, _AT_ALIASES, _ALIAS)
 
 
-@njit
+@bare
 def aliases_table(m: Map) -> Any:
     """Return the table of aliases."""
     return TableArrays(
-        carray(_address(m[_AT_ALIASES]), (m[_AT_ALIASES + 1],), _ALIAS),
-        carray(_address(m[_AT_ALIASES + 3]), (m[_AT_ALIASES + 4],), _I32),
-        carray(_address(m[_AT_ALIASES + 6]), (m[_AT_ALIASES + 7],), _I64),
-        carray(_address(m[_AT_ALIASES + 9]), (m[_AT_ALIASES + 10],), _U8),
-        carray(_address(m[_AT_ALIASES + 12]), (m[_AT_ALIASES + 13],), _I32),
+        view(m, _AT_ALIASES, _ALIAS),
+        view(m, _AT_ALIASES + 3, _I32),
+        view(m, _AT_ALIASES + 6, _I64),
+        view(m, _AT_ALIASES + 9, _U8),
+        view(m, _AT_ALIASES + 12, _I32),
     )
 
 
 @njit
 def execs(m: Map) -> Any:
     """Return the rows of executions."""
-    return carray(_address(m[_AT_EXECS]), (m[_AT_EXECS + 1],), _EXEC)
+    return view(m, _AT_EXECS, _EXEC)
 
 
-@njit
+@bare
 def execs_table(m: Map) -> Any:
     """Return the table of executions."""
     return TableArrays(
-        carray(_address(m[_AT_EXECS]), (m[_AT_EXECS + 1],), _EXEC),
-        carray(_address(m[_AT_EXECS + 3]), (m[_AT_EXECS + 4],), _I32),
-        carray(_address(m[_AT_EXECS + 6]), (m[_AT_EXECS + 7],), _I64),
-        carray(_address(m[_AT_EXECS + 9]), (m[_AT_EXECS + 10],), _U8),
-        carray(_address(m[_AT_EXECS + 12]), (m[_AT_EXECS + 13],), _I32),
+        view(m, _AT_EXECS, _EXEC),
+        view(m, _AT_EXECS + 3, _I32),
+        view(m, _AT_EXECS + 6, _I64),
+        view(m, _AT_EXECS + 9, _U8),
+        view(m, _AT_EXECS + 12, _I32),
     )
 
 
 @njit
 def matches(m: Map) -> Any:
     """Return the rows of venues' trade ids."""
-    return carray(_address(m[_AT_MATCHES]), (m[_AT_MATCHES + 1],), _MATCH)
+    return view(m, _AT_MATCHES, _MATCH)
 
 
-@njit
+@bare
 def matches_table(m: Map) -> Any:
     """Return the table of venues' trade ids."""
     return TableArrays(
-        carray(_address(m[_AT_MATCHES]), (m[_AT_MATCHES + 1],), _MATCH),
-        carray(_address(m[_AT_MATCHES + 3]), (m[_AT_MATCHES + 4],), _I32),
-        carray(_address(m[_AT_MATCHES + 6]), (m[_AT_MATCHES + 7],), _I64),
-        carray(_address(m[_AT_MATCHES + 9]), (m[_AT_MATCHES + 10],), _U8),
-        carray(_address(m[_AT_MATCHES + 12]), (m[_AT_MATCHES + 13],), _I32),
+        view(m, _AT_MATCHES, _MATCH),
+        view(m, _AT_MATCHES + 3, _I32),
+        view(m, _AT_MATCHES + 6, _I64),
+        view(m, _AT_MATCHES + 9, _U8),
+        view(m, _AT_MATCHES + 12, _I32),
     )
 
 
 @njit
 def waits(m: Map) -> Any:
     """Return the rows of what is waited for."""
-    return carray(_address(m[_AT_WAITS]), (m[_AT_WAITS + 1],), _WAIT)
+    return view(m, _AT_WAITS, _WAIT)
 
 
-@njit
+@bare
 def waits_table(m: Map) -> Any:
     """Return the table of what is waited for."""
     return TableArrays(
-        carray(_address(m[_AT_WAITS]), (m[_AT_WAITS + 1],), _WAIT),
-        carray(_address(m[_AT_WAITS + 3]), (m[_AT_WAITS + 4],), _I32),
-        carray(_address(m[_AT_WAITS + 6]), (m[_AT_WAITS + 7],), _I64),
-        carray(_address(m[_AT_WAITS + 9]), (m[_AT_WAITS + 10],), _U8),
-        carray(_address(m[_AT_WAITS + 12]), (m[_AT_WAITS + 13],), _I32),
+        view(m, _AT_WAITS, _WAIT),
+        view(m, _AT_WAITS + 3, _I32),
+        view(m, _AT_WAITS + 6, _I64),
+        view(m, _AT_WAITS + 9, _U8),
+        view(m, _AT_WAITS + 12, _I32),
     )
 
 
 @njit
 def pendings(m: Map) -> Any:
     """Return the rows of waiting reports."""
-    return carray(_address(m[_AT_PENDINGS]), (m[_AT_PENDINGS + 1],), _PENDING)
+    return view(m, _AT_PENDINGS, _PENDING)
 
 
-@njit
+@bare
 def pendings_table(m: Map) -> Any:
     """Return the table of waiting reports."""
     return TableArrays(
-        carray(_address(m[_AT_PENDINGS]), (m[_AT_PENDINGS + 1],), _PENDING),
-        carray(_address(m[_AT_PENDINGS + 3]), (m[_AT_PENDINGS + 4],), _I32),
-        carray(_address(m[_AT_PENDINGS + 6]), (m[_AT_PENDINGS + 7],), _I64),
-        carray(_address(m[_AT_PENDINGS + 9]), (m[_AT_PENDINGS + 10],), _U8),
-        carray(_address(m[_AT_PENDINGS + 12]), (m[_AT_PENDINGS + 13],), _I32),
+        view(m, _AT_PENDINGS, _PENDING),
+        view(m, _AT_PENDINGS + 3, _I32),
+        view(m, _AT_PENDINGS + 6, _I64),
+        view(m, _AT_PENDINGS + 9, _U8),
+        view(m, _AT_PENDINGS + 12, _I32),
     )
 
 
 @njit
 def pages(m: Map) -> Any:
     """Return the rows of pieces of waiting reports."""
-    return carray(_address(m[_AT_PAGES]), (m[_AT_PAGES + 1],), _PAGE)
+    return view(m, _AT_PAGES, _PAGE)
 
 
 @njit
@@ -292,115 +330,115 @@ def pages_bytes(m: Map) -> Bytes:
     return carray(_address(m[_AT_PAGES]), (m[_AT_PAGES + 1] * g.PAGE_SIZE,), _U8)
 
 
-@njit
+@bare
 def pages_table(m: Map) -> Any:
     """Return the table of pieces of waiting reports."""
     return TableArrays(
-        carray(_address(m[_AT_PAGES]), (m[_AT_PAGES + 1],), _PAGE),
-        carray(_address(m[_AT_PAGES + 3]), (m[_AT_PAGES + 4],), _I32),
-        carray(_address(m[_AT_PAGES + 6]), (m[_AT_PAGES + 7],), _I64),
-        carray(_address(m[_AT_PAGES + 9]), (m[_AT_PAGES + 10],), _U8),
-        carray(_address(m[_AT_PAGES + 12]), (m[_AT_PAGES + 13],), _I32),
+        view(m, _AT_PAGES, _PAGE),
+        view(m, _AT_PAGES + 3, _I32),
+        view(m, _AT_PAGES + 6, _I64),
+        view(m, _AT_PAGES + 9, _U8),
+        view(m, _AT_PAGES + 12, _I32),
     )
 
 
 @njit
 def clocks(m: Map) -> Any:
     """Return the rows of running clocks."""
-    return carray(_address(m[_AT_CLOCKS]), (m[_AT_CLOCKS + 1],), _CLOCK)
+    return view(m, _AT_CLOCKS, _CLOCK)
 
 
-@njit
+@bare
 def clocks_table(m: Map) -> Any:
     """Return the table of running clocks."""
     return TableArrays(
-        carray(_address(m[_AT_CLOCKS]), (m[_AT_CLOCKS + 1],), _CLOCK),
-        carray(_address(m[_AT_CLOCKS + 3]), (m[_AT_CLOCKS + 4],), _I32),
-        carray(_address(m[_AT_CLOCKS + 6]), (m[_AT_CLOCKS + 7],), _I64),
-        carray(_address(m[_AT_CLOCKS + 9]), (m[_AT_CLOCKS + 10],), _U8),
-        carray(_address(m[_AT_CLOCKS + 12]), (m[_AT_CLOCKS + 13],), _I32),
+        view(m, _AT_CLOCKS, _CLOCK),
+        view(m, _AT_CLOCKS + 3, _I32),
+        view(m, _AT_CLOCKS + 6, _I64),
+        view(m, _AT_CLOCKS + 9, _U8),
+        view(m, _AT_CLOCKS + 12, _I32),
     )
 
 
 @njit
 def reference(m: Map) -> Any:
     """Return the rows of names of the reference data."""
-    return carray(_address(m[_AT_REFERENCE]), (m[_AT_REFERENCE + 1],), _REF)
+    return view(m, _AT_REFERENCE, _REF)
 
 
-@njit
+@bare
 def reference_table(m: Map) -> Any:
     """Return the table of names of the reference data."""
     return TableArrays(
-        carray(_address(m[_AT_REFERENCE]), (m[_AT_REFERENCE + 1],), _REF),
-        carray(_address(m[_AT_REFERENCE + 3]), (m[_AT_REFERENCE + 4],), _I32),
-        carray(_address(m[_AT_REFERENCE + 6]), (m[_AT_REFERENCE + 7],), _I64),
-        carray(_address(m[_AT_REFERENCE + 9]), (m[_AT_REFERENCE + 10],), _U8),
-        carray(_address(m[_AT_REFERENCE + 12]), (m[_AT_REFERENCE + 13],), _I32),
+        view(m, _AT_REFERENCE, _REF),
+        view(m, _AT_REFERENCE + 3, _I32),
+        view(m, _AT_REFERENCE + 6, _I64),
+        view(m, _AT_REFERENCE + 9, _U8),
+        view(m, _AT_REFERENCE + 12, _I32),
     )
 
 
 @njit
 def scalars(m: Map) -> Ints:
     """Return `scalars` (operators/context.py)."""
-    return carray(_address(m[_AT_SCALARS]), (m[_AT_SCALARS + 1],), _I64)
+    return view(m, _AT_SCALARS, _I64)
 
 
 @njit
 def in_arena(m: Map) -> Bytes:
     """Return `in_arena` (operators/context.py)."""
-    return carray(_address(m[_AT_IN_ARENA]), (m[_AT_IN_ARENA + 1],), _U8)
+    return view(m, _AT_IN_ARENA, _U8)
 
 
 @njit
 def in_ok(m: Map) -> Any:
     """Return `in_ok` (operators/context.py)."""
-    return carray(_address(m[_AT_IN_OK]), (m[_AT_IN_OK + 1],), _BOOL)
+    return view(m, _AT_IN_OK, _BOOL)
 
 
 @njit
 def in_reason(m: Map) -> Any:
     """Return `in_reason` (operators/context.py)."""
-    return carray(_address(m[_AT_IN_REASON]), (m[_AT_IN_REASON + 1],), _I16)
+    return view(m, _AT_IN_REASON, _I16)
 
 
 @njit
 def in_offsets(m: Map) -> Ints:
     """Return `in_offsets` (operators/context.py)."""
-    return carray(_address(m[_AT_IN_OFFSETS]), (m[_AT_IN_OFFSETS + 1],), _I64)
+    return view(m, _AT_IN_OFFSETS, _I64)
 
 
 @njit
 def in_pend(m: Map) -> Ints:
     """Return `in_pend` (operators/context.py)."""
-    return carray(_address(m[_AT_IN_PEND]), (m[_AT_IN_PEND + 1],), _I64)
+    return view(m, _AT_IN_PEND, _I64)
 
 
 @njit
 def in_where(m: Map) -> Ints:
     """Return `in_where` (operators/context.py)."""
-    return carray(_address(m[_AT_IN_WHERE]), (m[_AT_IN_WHERE + 1],), _I64)
+    return view(m, _AT_IN_WHERE, _I64)
 
 
 @njit
 def ahead_lists(m: Map) -> Ints:
     """Return `lists` of the reports decoded ahead (operators/context.py)."""
-    return carray(_address(m[_AT_AHEAD_LISTS]), (m[_AT_AHEAD_LISTS + 1], m[_AT_AHEAD_LISTS + 2]), _I64)
+    return view2(m, _AT_AHEAD_LISTS, _I64)
 
 
 @njit
 def ahead_at(m: Map) -> Ints:
     """Return `at` of the reports decoded ahead (operators/context.py)."""
-    return carray(_address(m[_AT_AHEAD_AT]), (m[_AT_AHEAD_AT + 1],), _I64)
+    return view(m, _AT_AHEAD_AT, _I64)
 
 
 @njit
 def ahead_pend(m: Map) -> Ints:
     """Return the waiting rows of the reports decoded ahead."""
-    return carray(_address(m[_AT_AHEAD_PEND]), (m[_AT_AHEAD_PEND + 1],), _I64)
+    return view(m, _AT_AHEAD_PEND, _I64)
 
 
-@njit
+@bare
 def swap_inputs(m: Map) -> None:
     """Let the reports decoded ahead and the batch change places, until called again."""
     for i in range(_IN_WORDS):
@@ -410,192 +448,192 @@ def swap_inputs(m: Map) -> None:
 @njit
 def from_data(m: Map) -> Bytes:
     """Return the values the batch was decoded from."""
-    return carray(_address(m[_AT_FROM_DATA]), (m[_AT_FROM_DATA + 1],), _U8)
+    return view(m, _AT_FROM_DATA, _U8)
 
 
 @njit
 def from_bounds(m: Map) -> Ints:
     """Return the bounds of these values."""
-    return carray(_address(m[_AT_FROM_BOUNDS]), (m[_AT_FROM_BOUNDS + 1],), _I64)
+    return view(m, _AT_FROM_BOUNDS, _I64)
 
 
 @njit
 def from_keys(m: Map) -> Bytes:
     """Return the keys of the batch."""
-    return carray(_address(m[_AT_FROM_KEYS]), (m[_AT_FROM_KEYS + 1],), _U8)
+    return view(m, _AT_FROM_KEYS, _U8)
 
 
 @njit
 def from_key_bounds(m: Map) -> Ints:
     """Return the bounds of these keys."""
-    return carray(_address(m[_AT_FROM_KEY_BOUNDS]), (m[_AT_FROM_KEY_BOUNDS + 1],), _I64)
+    return view(m, _AT_FROM_KEY_BOUNDS, _I64)
 
 
 @njit
 def wakes(m: Map) -> Ints:
     """Return `wakes` (operators/context.py)."""
-    return carray(_address(m[_AT_WAKES]), (m[_AT_WAKES + 1],), _I64)
+    return view(m, _AT_WAKES, _I64)
 
 
 @njit
 def done(m: Map) -> Ints:
     """Return `done` (operators/context.py)."""
-    return carray(_address(m[_AT_DONE]), (m[_AT_DONE + 1],), _I64)
+    return view(m, _AT_DONE, _I64)
 
 
 @njit
 def text(m: Map) -> Bytes:
     """Return `text` (operators/context.py)."""
-    return carray(_address(m[_AT_TEXT]), (m[_AT_TEXT + 1],), _U8)
+    return view(m, _AT_TEXT, _U8)
 
 
 @njit
 def n(m: Map) -> Ints:
     """Return `n` (operators/context.py)."""
-    return carray(_address(m[_AT_N]), (m[_AT_N + 1],), _I64)
+    return view(m, _AT_N, _I64)
 
 
 @njit
 def scratch(m: Map) -> Bytes:
     """Return `scratch` (operators/context.py)."""
-    return carray(_address(m[_AT_SCRATCH]), (m[_AT_SCRATCH + 1],), _U8)
+    return view(m, _AT_SCRATCH, _U8)
 
 
 @njit
 def work(m: Map) -> Ints:
     """Return `work` (operators/context.py)."""
-    return carray(_address(m[_AT_WORK]), (m[_AT_WORK + 1],), _I64)
+    return view(m, _AT_WORK, _I64)
 
 
 @njit
 def blank_fill(m: Map) -> Ints:
     """Return `blank_fill` (operators/context.py)."""
-    return carray(_address(m[_AT_BLANK_FILL]), (m[_AT_BLANK_FILL + 1],), _I64)
+    return view(m, _AT_BLANK_FILL, _I64)
 
 
 @njit
 def blank_audit(m: Map) -> Ints:
     """Return `blank_audit` (operators/context.py)."""
-    return carray(_address(m[_AT_BLANK_AUDIT]), (m[_AT_BLANK_AUDIT + 1],), _I64)
+    return view(m, _AT_BLANK_AUDIT, _I64)
 
 
 @njit
 def blank_alert(m: Map) -> Ints:
     """Return `blank_alert` (operators/context.py)."""
-    return carray(_address(m[_AT_BLANK_ALERT]), (m[_AT_BLANK_ALERT + 1],), _I64)
+    return view(m, _AT_BLANK_ALERT, _I64)
 
 
 @njit
 def blank_alias(m: Map) -> Ints:
     """Return `blank_alias` (operators/context.py)."""
-    return carray(_address(m[_AT_BLANK_ALIAS]), (m[_AT_BLANK_ALIAS + 1],), _I64)
+    return view(m, _AT_BLANK_ALIAS, _I64)
 
 
 @njit
 def venues(m: Map) -> Ints:
     """Return `venues` (operators/context.py)."""
-    return carray(_address(m[_AT_VENUES]), (m[_AT_VENUES + 1], m[_AT_VENUES + 2]), _I64)
+    return view2(m, _AT_VENUES, _I64)
 
 
 @njit
 def instruments(m: Map) -> Ints:
     """Return `instruments` (operators/context.py)."""
-    return carray(_address(m[_AT_INSTRUMENTS]), (m[_AT_INSTRUMENTS + 1], m[_AT_INSTRUMENTS + 2]), _I64)
+    return view2(m, _AT_INSTRUMENTS, _I64)
 
 
 @njit
 def in_rows(m: Map) -> Ints:
     """Return `in_rows` (operators/context.py)."""
-    return carray(_address(m[_AT_IN_ROWS]), (m[_AT_IN_ROWS + 1], m[_AT_IN_ROWS + 2]), _I64)
+    return view2(m, _AT_IN_ROWS, _I64)
 
 
 @njit
 def legs(m: Map) -> Ints:
     """Return `legs` (operators/context.py)."""
-    return carray(_address(m[_AT_LEGS]), (m[_AT_LEGS + 1], m[_AT_LEGS + 2]), _I64)
+    return view2(m, _AT_LEGS, _I64)
 
 
 @njit
 def fills(m: Map) -> Ints:
     """Return `fills` (operators/context.py)."""
-    return carray(_address(m[_AT_FILLS]), (m[_AT_FILLS + 1], m[_AT_FILLS + 2]), _I64)
+    return view2(m, _AT_FILLS, _I64)
 
 
 @njit
 def audits(m: Map) -> Ints:
     """Return `audits` (operators/context.py)."""
-    return carray(_address(m[_AT_AUDITS]), (m[_AT_AUDITS + 1], m[_AT_AUDITS + 2]), _I64)
+    return view2(m, _AT_AUDITS, _I64)
 
 
 @njit
 def dlqs(m: Map) -> Ints:
     """Return `dlqs` (operators/context.py)."""
-    return carray(_address(m[_AT_DLQS]), (m[_AT_DLQS + 1], m[_AT_DLQS + 2]), _I64)
+    return view2(m, _AT_DLQS, _I64)
 
 
 @njit
 def alerts(m: Map) -> Ints:
     """Return `alerts` (operators/context.py)."""
-    return carray(_address(m[_AT_ALERTS]), (m[_AT_ALERTS + 1], m[_AT_ALERTS + 2]), _I64)
+    return view2(m, _AT_ALERTS, _I64)
 
 
 @njit
 def alias_rows(m: Map) -> Ints:
     """Return `alias_rows` (operators/context.py)."""
-    return carray(_address(m[_AT_ALIAS_ROWS]), (m[_AT_ALIAS_ROWS + 1], m[_AT_ALIAS_ROWS + 2]), _I64)
+    return view2(m, _AT_ALIAS_ROWS, _I64)
 
 
 @njit
 def reroutes(m: Map) -> Ints:
     """Return `reroutes` (operators/context.py)."""
-    return carray(_address(m[_AT_REROUTES]), (m[_AT_REROUTES + 1], m[_AT_REROUTES + 2]), _I64)
+    return view2(m, _AT_REROUTES, _I64)
 
 
 @njit
 def parks(m: Map) -> Ints:
     """Return `parks` (operators/context.py)."""
-    return carray(_address(m[_AT_PARKS]), (m[_AT_PARKS + 1], m[_AT_PARKS + 2]), _I64)
+    return view2(m, _AT_PARKS, _I64)
 
 
 @njit
 def topics(m: Map) -> Ints:
     """Return `topics` (operators/context.py)."""
-    return carray(_address(m[_AT_TOPICS]), (m[_AT_TOPICS + 1], m[_AT_TOPICS + 2]), _I64)
+    return view2(m, _AT_TOPICS, _I64)
 
 
 @njit
 def names(m: Map) -> Ints:
     """Return `names` (operators/context.py)."""
-    return carray(_address(m[_AT_NAMES]), (m[_AT_NAMES + 1], m[_AT_NAMES + 2]), _I64)
+    return view2(m, _AT_NAMES, _I64)
 
 
-@njit
+@bare
 def quotes(m: Map) -> Any:
     """Return the tape."""
     return QuoteArrays(
-        carray(_address(m[_AT_QUOTES + 0]), (m[_AT_QUOTES + 1], m[_AT_QUOTES + 2]), _I64),
-        carray(_address(m[_AT_QUOTES + 3]), (m[_AT_QUOTES + 4], m[_AT_QUOTES + 5]), _I64),
-        carray(_address(m[_AT_QUOTES + 6]), (m[_AT_QUOTES + 7], m[_AT_QUOTES + 8]), _I64),
-        carray(_address(m[_AT_QUOTES + 9]), (m[_AT_QUOTES + 10], m[_AT_QUOTES + 11]), _I64),
-        carray(_address(m[_AT_QUOTES + 12]), (m[_AT_QUOTES + 13], m[_AT_QUOTES + 14]), _I64),
-        carray(_address(m[_AT_QUOTES + 15]), (m[_AT_QUOTES + 16], m[_AT_QUOTES + 17]), _BOOL),
-        carray(_address(m[_AT_QUOTES + 18]), (m[_AT_QUOTES + 19],), _I64),
-        carray(_address(m[_AT_QUOTES + 21]), (m[_AT_QUOTES + 22],), _I64),
-        carray(_address(m[_AT_QUOTES + 24]), (m[_AT_QUOTES + 25],), _I64),
-        carray(_address(m[_AT_QUOTES + 27]), (m[_AT_QUOTES + 28],), _I64),
-        carray(_address(m[_AT_QUOTES + 30]), (m[_AT_QUOTES + 31],), _I64),
-        carray(_address(m[_AT_QUOTES + 33]), (m[_AT_QUOTES + 34],), _I64),
+        view2(m, _AT_QUOTES + 0, _I64),
+        view2(m, _AT_QUOTES + 3, _I64),
+        view2(m, _AT_QUOTES + 6, _I64),
+        view2(m, _AT_QUOTES + 9, _I64),
+        view2(m, _AT_QUOTES + 12, _I64),
+        view2(m, _AT_QUOTES + 15, _BOOL),
+        view(m, _AT_QUOTES + 18, _I64),
+        view(m, _AT_QUOTES + 21, _I64),
+        view(m, _AT_QUOTES + 24, _I64),
+        view(m, _AT_QUOTES + 27, _I64),
+        view(m, _AT_QUOTES + 30, _I64),
+        view(m, _AT_QUOTES + 33, _I64),
     )
 
 
-@njit
+@bare
 def copy_bytes(target: Bytes, at: int, source: Bytes, start: int, length: int) -> None:
     """Copy bytes. A loop, because a slice assignment costs seconds to compile in every kernel that has one."""
     for i in range(length):
         target[at + i] = source[start + i]
 
 
-@njit
+@bare
 def copy_row(target: Ints, source: Ints) -> None:
     """Copy a row of slots."""
     for i in range(len(source)):
@@ -612,13 +650,13 @@ def _bits(typingctx: Any, value: Any) -> Any:
     return types.int64(types.float64), generate
 
 
-@njit
+@bare
 def float_word(value: float) -> int:
     """Return the bits of a float64 as an int64, as a float slot holds them."""
     return _bits(value)
 
 
-@njit
+@bare
 def put_word(target: Bytes, at: int, word: int) -> None:
     """Write the eight bytes of a word, lowest first."""
     bits = np.uint64(word)

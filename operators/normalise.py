@@ -17,7 +17,7 @@ from operators.scaled import TOO_LARGE, TOO_PRECISE, rescale
 from schemas.chunk import Bytes, Ints
 from schemas.fields import NULL
 from schemas.hashing import hash128, uuid5, write_int_into
-from schemas.jit import njit
+from schemas.jit import bare
 from schemas.reasons import Reason
 from state.table import find
 
@@ -40,7 +40,7 @@ NS_EXEC_HI, NS_EXEC_LO = 0x6F2D5C8E1B3A4F70, -0x6A1C3E5F7B9D0E24
 NS_MESSAGE_HI, NS_MESSAGE_LO = 0x2B7E151628AED2A6, -0x54080757A1B2C3D4
 
 
-@njit
+@bare
 def days_from_civil(date: int) -> int:
     """Return days since 2000-01-01 of a yyyymmdd number, -1 when there is no such day."""
     year, month, day = date // 10_000, date // 100 % 100, date % 100
@@ -62,7 +62,7 @@ def days_from_civil(date: int) -> int:
     return era * 146_097 + of_four - 719_468 - EPOCH_DAY_2000
 
 
-@njit
+@bare
 def civil_from_days(days: int) -> int:
     """Return the yyyymmdd number of a day counted from 2000-01-01."""
     z = days + EPOCH_DAY_2000 + 719_468
@@ -77,7 +77,7 @@ def civil_from_days(days: int) -> int:
     return year * 10_000 + month * 100 + day
 
 
-@njit
+@bare
 def lookup(m: Map, data: Bytes, start: int, length: int, seed: int) -> int:
     """Return the position of a name in the reference data, or -1."""
     hi, lo = hash128(data, start, length, seed)
@@ -85,7 +85,7 @@ def lookup(m: Map, data: Bytes, start: int, length: int, seed: int) -> int:
     return -1 if row < 0 else np.int64(mem.reference(m)[row].position)
 
 
-@njit
+@bare
 def scale_fault(value: int) -> int:
     """Return the reason a rescaled number has no form, or none."""
     if value == TOO_PRECISE:
@@ -95,7 +95,7 @@ def scale_fault(value: int) -> int:
     return NONE
 
 
-@njit
+@bare
 def hex_digit(byte: Any) -> int:
     """Return the value of a hexadecimal digit, -1 for any other byte."""
     b = np.int64(byte)
@@ -108,7 +108,7 @@ def hex_digit(byte: Any) -> int:
     return -1
 
 
-@njit
+@bare
 def correlation_in(data: Bytes, start: int, length: int) -> tuple[int, int, bool]:
     """Return (high, low, found) of the correlation a client order id carries: 32 hex digits, then nothing or "-" and 1 to 3 alphanumerics."""
     if length != 32 and (length < 34 or length > 36):
@@ -134,7 +134,7 @@ def correlation_in(data: Bytes, start: int, length: int) -> tuple[int, int, bool
     return np.int64(hi), np.int64(lo), found
 
 
-@njit
+@bare
 def put_part(out: Bytes, at: int, data: Bytes, start: int, length: int) -> int:
     """Append a netstring (`length:bytes,`: no two different keys read the same) and return the new end."""
     at += write_int_into(length, out, at)
@@ -146,7 +146,7 @@ def put_part(out: Bytes, at: int, data: Bytes, start: int, length: int) -> int:
     return at + 1
 
 
-@njit
+@bare
 def exec_key(
     m: Map,
     row: Ints,
@@ -176,7 +176,7 @@ def exec_key(
     return uuid5(NS_EXEC_HI, NS_EXEC_LO, scratch, 0, at)
 
 
-@njit
+@bare
 def normalise(lane_day: int, m: Map, i: int) -> int:
     """Parse record i into `mem.work(m)`; return the reason it cannot be used, or none. `lane_day`: newest trade date accepted, as days."""
     row = mem.in_rows(m)[i]
@@ -246,7 +246,7 @@ def normalise(lane_day: int, m: Map, i: int) -> int:
     return NONE
 
 
-@njit
+@bare
 def correlate(m: Map, i: int, alias_hi: int, alias_lo: int, alias_known: bool) -> int:
     """Put the record's correlation into `mem.work(m)` (W_CORR_FROM: 0 none, 1 the record itself, 2 an alias); return a reason or none."""
     row = mem.in_rows(m)[i]

@@ -15,7 +15,7 @@ from operators.memory import Map
 from operators.publish import R_REF_UNKNOWN, audit
 from schemas.chunk import Bytes, Ints
 from schemas.fields import NULL
-from schemas.jit import njit
+from schemas.jit import bare, njit
 from schemas.reasons import Reason
 from schemas.words import move
 from state import ledger as g
@@ -25,7 +25,7 @@ from state.table import remove as remove_row
 PENDING_QUERY = int(Reason.pending_query)
 
 
-@njit
+@bare
 def pages_needed(m: Map, first: int) -> int:
     """Return how many pages `keep` will insert."""
     need = 0
@@ -36,7 +36,7 @@ def pages_needed(m: Map, first: int) -> int:
     return need
 
 
-@njit
+@bare
 def keep(m: Map, first: int) -> None:
     """Copy key and value of every report in `parks` into pages; record 0 of the batch was `first` of the bytes it was decoded from.
 
@@ -105,7 +105,7 @@ def kept(m: Map, waiting: Ints, before: Bytes) -> tuple[Bytes, Ints, Bytes, Ints
     return data, bounds, keys, key_bounds
 
 
-@njit
+@bare
 def forget(m: Map, pend: int) -> None:
     """Delete a waiting report and its pages. It must be out of its list already."""
     page = np.int64(mem.pendings(m)[pend].page)
@@ -116,7 +116,7 @@ def forget(m: Map, pend: int) -> None:
     remove_row(mem.pendings_table(m), pend)
 
 
-@njit
+@bare
 def forget_done(m: Map) -> None:
     """Delete the waiting reports that are done."""
     for i in range(mem.n(m)[c.N_DONE]):
@@ -144,7 +144,7 @@ def unlist(m: Map, heads: Ints) -> Ints:
     return waiting
 
 
-@njit
+@bare
 def leave(m: Map, pend: int) -> int:
     """Take the first report of a list that is no more off it; return the next one or -1."""
     p = mem.pendings(m)[pend]
@@ -205,7 +205,7 @@ def foresee(m: Map, most: int) -> tuple[Ints, Ints, int]:
     return lists[:k], waiting, i
 
 
-@njit
+@bare
 def go_ahead(m: Map) -> bool:
     """Return whether the one list just woken was decoded ahead and is what it was then; if so its reports are the next to be taken."""
     n = mem.n(m)
@@ -251,7 +251,7 @@ def due(m: Map, now: int) -> tuple[Ints, Ints]:
     return waiting[:n_waiting], rung[:n_rung]
 
 
-@njit
+@bare
 def ask(m: Map, due: Ints, start: int, next_ns: int) -> int:
     """Note of due waiting reports, from `start` on, that their order or alias is asked about; return the first that has been, or has no room.
 

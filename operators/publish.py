@@ -17,7 +17,7 @@ from operators.scaled import average, product, trim
 from operators.slippage import slippage_vs_mid2_bps, spread_capture
 from schemas.fields import NULL
 from schemas.hashing import hash128, uuid5, uuid_text_into, write_int_into
-from schemas.jit import njit
+from schemas.jit import bare
 from schemas.reasons import Reason
 from state import ledger as g
 from state.quotes import benchmark
@@ -39,7 +39,7 @@ LEVEL_EXPIRED = 9
 """Level of a waiting report whose clock ran out: it is in the DLQ, but what it waits for would still be met."""
 
 
-@njit
+@bare
 def derived_id(m: Map, hi: int, lo: int, number: int, tag: int) -> tuple[int, int]:
     """Return UUIDv5(message namespace, `<uuid>:<tag letter><number>`): the id of a message about a thing."""
     uuid_text_into(hi, lo, mem.scratch(m), 0)
@@ -49,7 +49,7 @@ def derived_id(m: Map, hi: int, lo: int, number: int, tag: int) -> tuple[int, in
     return uuid5(NS_MESSAGE_HI, NS_MESSAGE_LO, mem.scratch(m), 0, n)
 
 
-@njit
+@bare
 def put_uuid_text(m: Map, hi: int, lo: int) -> int:
     """Write a UUID's 36 characters into the outputs' text and return the slot value."""
     at = mem.n(m)[c.N_TEXT]
@@ -58,7 +58,7 @@ def put_uuid_text(m: Map, hi: int, lo: int) -> int:
     return -at - 1
 
 
-@njit
+@bare
 def put_order_venue(m: Map, order: int) -> int:
     """Copy a venue order's venue name and return the slot value."""
     o = mem.orders(m)[order]
@@ -69,7 +69,7 @@ def put_order_venue(m: Map, order: int) -> int:
     return -at - 1
 
 
-@njit
+@bare
 def audit(m: Map, reason: int, outcome: int, order: int, root: int, version: int, size: int, other: int) -> None:
     """Write an audit record about the record at hand. order, root: rows or -1; size, other: scaled quantities or NULL."""
     w = mem.work(m)
@@ -141,7 +141,7 @@ def audit(m: Map, reason: int, outcome: int, order: int, root: int, version: int
     row[s.U_KEY + 1] = 36
 
 
-@njit
+@bare
 def alert(m: Map, reason: int, severity: int, order: int) -> None:
     """Raise a compliance alert about a venue order with a known intent. The caller sees to it that one is raised once."""
     o = mem.orders(m)[order]
@@ -191,7 +191,7 @@ def alert(m: Map, reason: int, severity: int, order: int) -> None:
     row[s.C_KEY + 1] = 36
 
 
-@njit
+@bare
 def put_intent_text(m: Map, intent: int, which: int) -> int:
     """Copy a text of an intent (0 symbol, 1 account, 2 book) and return the slot value."""
     t = mem.intents(m)[intent]
@@ -213,7 +213,7 @@ def put_intent_text(m: Map, intent: int, which: int) -> int:
     return -at - 1
 
 
-@njit
+@bare
 def put_benchmark(
     m: Map, row: np.ndarray, base: int, kind: int, px_scale: int, tau: int, status: int, detail: int, mid2: int, ts: int, hi: int, lo: int
 ) -> None:
@@ -231,7 +231,7 @@ def put_benchmark(
         row[base + s.B_AGE] = float_word(float(tau - ts) / 1e6)
 
 
-@njit
+@bare
 def arrival(m: Map, intent: int, same_clock: bool) -> None:
     """Look the arrival benchmark up, once the tape has passed the decision; until then it is looked up at every fill."""
     t = mem.intents(m)[intent]
@@ -249,7 +249,7 @@ def arrival(m: Map, intent: int, same_clock: bool) -> None:
     touch(mem.intents_table(m), intent)
 
 
-@njit
+@bare
 def publish(
     m: Map, order: int, root: int,
     state: int, size: int, px: int, delta: int, own: bool,
@@ -339,7 +339,7 @@ def publish(
     row[s.F_RES_NOTIONAL], row[s.F_RES_NOTIONAL + 1] = product(sign * delta * np.int64(t.multiplier), px, qty_scale + px_scale)
 
 
-@njit
+@bare
 def wait_counter(reason: int) -> int:
     """Return the scalar that counts pending reports of a reason."""
     if reason == R_ORDER_UNKNOWN:
@@ -351,13 +351,13 @@ def wait_counter(reason: int) -> int:
     return g.S_WAIT_HELD
 
 
-@njit
+@bare
 def is_expired(m: Map, pend: int) -> bool:
     """Return whether a waiting report is in the DLQ already: its outcome stays that, whatever it still does."""
     return pend >= 0 and np.int64(mem.pendings(m)[pend].level) == LEVEL_EXPIRED
 
 
-@njit
+@bare
 def leave_pending(m: Map, pend: int) -> None:
     """Count a waiting report that was taken again out of the pending ones, and have it forgotten."""
     if is_expired(m, pend):
@@ -370,7 +370,7 @@ def leave_pending(m: Map, pend: int) -> None:
     mem.n(m)[c.N_DONE] = n + 1
 
 
-@njit
+@bare
 def settle(m: Map, counter: int) -> None:
     """Give the record at hand its one outcome: published, duplicate, dlq or rerouted (a number of the scalars)."""
     w = mem.work(m)
@@ -381,7 +381,7 @@ def settle(m: Map, counter: int) -> None:
         leave_pending(m, w[c.W_PEND])
 
 
-@njit
+@bare
 def dead_letter(m: Map, reason: int) -> None:
     """Send the record at hand to the DLQ, unless it is there already."""
     w = mem.work(m)
@@ -395,7 +395,7 @@ def dead_letter(m: Map, reason: int) -> None:
     settle(m, g.S_DLQ)
 
 
-@njit
+@bare
 def append_waiting(m: Map, key_hi: np.uint64, key_lo: np.uint64, pend: int) -> None:
     """Put a waiting report at the end of the list of what it waits for."""
     row = find(mem.waits_table(m), key_hi, key_lo)
@@ -412,7 +412,7 @@ def append_waiting(m: Map, key_hi: np.uint64, key_lo: np.uint64, pend: int) -> N
     mem.pendings(m)[pend].next_pending = -1
 
 
-@njit
+@bare
 def park(m: Map, reason: int, key_hi: np.uint64, key_lo: np.uint64, execution: int, order: int, due_ns: int) -> int:
     """Let the record at hand wait for a thing; return its pending row. due_ns 0: no clock."""
     w = mem.work(m)
@@ -450,7 +450,7 @@ def park(m: Map, reason: int, key_hi: np.uint64, key_lo: np.uint64, execution: i
     return pend
 
 
-@njit
+@bare
 def wake(m: Map, key_hi: np.uint64, key_lo: np.uint64) -> None:
     """Have everything that waits for a thing taken next, in the order it came: hand out the head of its list."""
     row = find(mem.waits_table(m), key_hi, key_lo)
@@ -462,13 +462,13 @@ def wake(m: Map, key_hi: np.uint64, key_lo: np.uint64) -> None:
     remove_row(mem.waits_table(m), row)
 
 
-@njit
+@bare
 def day_of_ns(ns: int) -> int:
     """Return the UTC day of a time, counted from 2000-01-01."""
     return ns // DAY_NS - EPOCH_DAY_2000
 
 
-@njit
+@bare
 def name_key(m: Map, hi: int, lo: int, venue_slot: int, id_slot: int, record: int, tag: int) -> tuple[np.uint64, np.uint64]:
     """Return the key of an id (`tag`: what kind) under a correlation and a venue; correlation 0, 0 for an alias."""
     row = mem.in_rows(m)[record]

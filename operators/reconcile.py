@@ -41,7 +41,7 @@ from operators.scaled import POW10, rescale
 from schemas.chunk import Bytes
 from schemas.fields import NULL
 from schemas.hashing import hash128, partition_of, uuid_text_into
-from schemas.jit import njit
+from schemas.jit import bare
 from schemas.reasons import Reason
 from state import ledger as g
 from state.table import find, insert, remove, touch
@@ -83,7 +83,7 @@ TAG_CLIENT, TAG_VENUE, TAG_ALIAS, TAG_LEG = 67, 86, 65, 76
 KEY_DAYS_ON = 1
 
 
-@njit
+@bare
 def hold_reason(bit: int) -> int:
     """Return the reason of a hold bit."""
     if bit == g.H_OVERFILL:
@@ -99,7 +99,7 @@ def hold_reason(bit: int) -> int:
     return ACCOUNT_MISMATCH
 
 
-@njit
+@bare
 def alert_bit(reason: int) -> int:
     """Return the bit that remembers that an alert of this reason was raised."""
     for i in range(len(ALERT_REASONS)):
@@ -108,7 +108,7 @@ def alert_bit(reason: int) -> int:
     return 0
 
 
-@njit
+@bare
 def alert_once(m: Map, reason: int, severity: int, order: int) -> None:
     """Raise an alert unless one of this reason was raised for the order."""
     o = mem.orders(m)[order]
@@ -119,7 +119,7 @@ def alert_once(m: Map, reason: int, severity: int, order: int) -> None:
         alert(m, reason, severity, order)
 
 
-@njit
+@bare
 def hold(m: Map, order: int, bit: int, reason: int) -> None:
     """Hold a venue order for a reason; alert once per order and reason."""
     o = mem.orders(m)[order]
@@ -133,7 +133,7 @@ def hold(m: Map, order: int, bit: int, reason: int) -> None:
     alert_once(m, reason, s.SEV_CRITICAL if critical else s.SEV_WARN, order)
 
 
-@njit
+@bare
 def unhold(m: Map, order: int, bits: int) -> None:
     """Take holds off. With the last one gone the caller lets what was held be taken (`wake_held`)."""
     o = mem.orders(m)[order]
@@ -146,7 +146,7 @@ def unhold(m: Map, order: int, bits: int) -> None:
         audit(m, HOLD_RELEASED, s.OUT_NOTE, order, -1, 0, NULL, NULL)
 
 
-@njit
+@bare
 def wake_held(m: Map, order: int) -> None:
     """Have what an order that is no longer held was holding taken next."""
     o = mem.orders(m)[order]
@@ -154,7 +154,7 @@ def wake_held(m: Map, order: int) -> None:
         wake(m, o.khi, o.klo ^ np.uint64(g.TAG_HELD))
 
 
-@njit
+@bare
 def start_clock(m: Map, order: int, what: int, now: int, due: int) -> None:
     """Start a clock of an order unless it runs."""
     o = mem.orders(m)[order]
@@ -169,7 +169,7 @@ def start_clock(m: Map, order: int, what: int, now: int, due: int) -> None:
     k.level = 0
 
 
-@njit
+@bare
 def stop_clock(m: Map, order: int, what: int) -> bool:
     """Stop a clock; return whether it ran."""
     row = fold.clock_row(m, order, what)
@@ -179,7 +179,7 @@ def stop_clock(m: Map, order: int, what: int) -> bool:
     return True
 
 
-@njit
+@bare
 def check_totals(m: Map, order: int) -> None:
     """Compare with the venue's total and with the order's size: gaps, regressions, overfills, and what they hold."""
     o = mem.orders(m)[order]
@@ -213,7 +213,7 @@ def check_totals(m: Map, order: int) -> None:
         stop_clock(m, order, g.CLOCK_CONFIRM)
 
 
-@njit
+@bare
 def find_id(m: Map, venue_slot: int, id_slot: int, record: int, tag: int) -> tuple[np.uint64, np.uint64, int]:
     """Return (key, key, row or -1) of an id the record names under its correlation and venue; (0, 0, -1) when it names none."""
     if mem.in_rows(m)[record, id_slot + 1] < 1:
@@ -223,7 +223,7 @@ def find_id(m: Map, venue_slot: int, id_slot: int, record: int, tag: int) -> tup
     return hi, lo, find(mem.ids_table(m), hi, lo)
 
 
-@njit
+@bare
 def add_id(m: Map, order: int, hi: np.uint64, lo: np.uint64) -> int:
     """Let an order be known by one more id; return its row."""
     row = insert(mem.ids_table(m), hi, lo)
@@ -234,7 +234,7 @@ def add_id(m: Map, order: int, hi: np.uint64, lo: np.uint64) -> int:
     return row
 
 
-@njit
+@bare
 def new_order(m: Map, khi: np.uint64, klo: np.uint64, venue: int, venue_slot: int, record: int) -> int:
     """Add a venue order under the record's correlation, tied to its intent if that is known."""
     w = mem.work(m)
@@ -260,7 +260,7 @@ def new_order(m: Map, khi: np.uint64, klo: np.uint64, venue: int, venue_slot: in
     return order
 
 
-@njit
+@bare
 def tie(m: Map, order: int, intent: int) -> None:
     """Tie a venue order to its intent."""
     o = mem.orders(m)[order]
@@ -276,7 +276,7 @@ def tie(m: Map, order: int, intent: int) -> None:
     touch(mem.intents_table(m), intent)
 
 
-@njit
+@bare
 def resolve_order(m: Map, record: int, venue: int, may_create: bool) -> int:
     """Return the venue order a report is about: the one that knows an id it names, else a new one (or -1). New ids join it."""
     w = mem.work(m)
@@ -311,7 +311,7 @@ def resolve_order(m: Map, record: int, venue: int, may_create: bool) -> int:
     return order
 
 
-@njit
+@bare
 def reroute(m: Map, key_start: int, key_length: int, reason: int) -> None:
     """Re-publish the record at hand unchanged under another key."""
     w = mem.work(m)
@@ -328,14 +328,14 @@ def reroute(m: Map, key_start: int, key_length: int, reason: int) -> None:
     settle(m, g.S_REROUTED)
 
 
-@njit
+@bare
 def lane_of_correlation(m: Map, hi: int, lo: int, lanes: int) -> int:
     """Return the lane a correlation belongs to."""
     uuid_text_into(hi, lo, mem.scratch(m), 0)
     return partition_of(mem.scratch(m), 0, 36, lanes)
 
 
-@njit
+@bare
 def put_alias_key(m: Map, venue_slot: int, id_slot: int, record: int) -> tuple[int, int]:
     """Write `venue|venue_order_id` into the outputs' text; return (start, length) there."""
     row = mem.in_rows(m)[record]
@@ -348,7 +348,7 @@ def put_alias_key(m: Map, venue_slot: int, id_slot: int, record: int) -> tuple[i
     return start, mem.n(m)[c.N_TEXT] - start
 
 
-@njit
+@bare
 def route_by_correlation(m: Map, record: int) -> bool:
     """Return whether the record belongs here by its correlation; else re-publish it where it belongs."""
     w = mem.work(m)
@@ -362,7 +362,7 @@ def route_by_correlation(m: Map, record: int) -> bool:
     return False
 
 
-@njit
+@bare
 def wait_for_alias(m: Map, record: int, key_hi: np.uint64, key_lo: np.uint64) -> None:
     """Park a report without a correlation in the lane of its `venue|venue_order_id`, or send it there."""
     w = mem.work(m)
@@ -375,14 +375,14 @@ def wait_for_alias(m: Map, record: int, key_hi: np.uint64, key_lo: np.uint64) ->
     park(m, R_UNCORRELATED, key_hi, key_lo ^ np.uint64(g.TAG_ALIAS), -1, -1, mem.in_where(m)[3] + QUERY_NS)
 
 
-@njit
+@bare
 def refuse(m: Map, reason: int) -> None:
     """Send the record at hand to the DLQ for a reason that is its own, no venue order's."""
     audit(m, reason, s.OUT_DLQ, -1, -1, 0, NULL, NULL)
     dead_letter(m, reason)
 
 
-@njit
+@bare
 def begin(m: Map, i: int) -> bool:
     """Make record i the one at hand; return whether it can be taken, that is, was decoded. What waits already was counted as received."""
     w = mem.work(m)
@@ -397,7 +397,7 @@ def begin(m: Map, i: int) -> bool:
     return False
 
 
-@njit
+@bare
 def same_content(m: Map, row: int) -> bool:
     """Return whether the record at hand says what the execution on file says."""
     w = mem.work(m)
@@ -428,7 +428,7 @@ def same_content(m: Map, row: int) -> bool:
     return kind == s.K_TRADE or np.int64(x.next_exec) == reference_print(m, w[c.W_REC])
 
 
-@njit
+@bare
 def reference_print(m: Map, record: int) -> int:
     """Return a 31-bit print of the id a bust or correct refers to: what a repeat of it must name too."""
     row = mem.in_rows(m)[record]
@@ -436,7 +436,7 @@ def reference_print(m: Map, record: int) -> int:
     return np.int64(hi >> np.uint64(33))
 
 
-@njit
+@bare
 def key_of(m: Map, record: int, slot: int, date: int) -> tuple[int, int]:
     """Return the execution key of the id in a slot of the record (its own, or what it refers to), on a trade date (0: without one)."""
     row = mem.in_rows(m)[record]
@@ -446,7 +446,7 @@ def key_of(m: Map, record: int, slot: int, date: int) -> tuple[int, int]:
     )  # fmt: skip
 
 
-@njit
+@bare
 def find_reference(m: Map, record: int, order: int) -> tuple[int, bool]:
     """Return (row or -1, same venue order) of what a bust or correct refers to: from its own date + 1 back over the horizon."""
     w = mem.work(m)
@@ -468,7 +468,7 @@ def find_reference(m: Map, record: int, order: int) -> tuple[int, bool]:
     return other, False
 
 
-@njit
+@bare
 def repeat(m: Map, row: int) -> None:
     """Settle a repeat of what is known: count its kind; publish a missing attribute it brings; remark on one it contradicts."""
     w = mem.work(m)
@@ -487,7 +487,7 @@ def repeat(m: Map, row: int) -> None:
     settle(m, g.S_DUPLICATE)
 
 
-@njit
+@bare
 def fee_print(m: Map, record: int) -> int:
     """Return a non-zero 32-bit print of a record's fee, 0 when it has none."""
     row = mem.in_rows(m)[record]
@@ -500,7 +500,7 @@ def fee_print(m: Map, record: int) -> int:
     return np.int64((mixed >> np.uint64(32)) | np.uint64(1))
 
 
-@njit
+@bare
 def liquidity_code(m: Map, record: int) -> int:
     """Return 1 maker, 2 taker, 3 another kind, 0 not said."""
     value = mem.in_rows(m)[record, s.R_LIQUIDITY]
@@ -509,7 +509,7 @@ def liquidity_code(m: Map, record: int) -> int:
     return min(value, 2) + 1
 
 
-@njit
+@bare
 def enrich(m: Map, row: int) -> None:
     """Take fee and liquidity from a repeat: publish what was missing (signed_delta 0), remark on a contradiction."""
     w = mem.work(m)
@@ -541,7 +541,7 @@ def enrich(m: Map, row: int) -> None:
     audit(m, DUP_ENRICHED, s.OUT_NOTE, np.int64(x.order), root, np.int64(mem.execs(m)[root].version), NULL, NULL)
 
 
-@njit
+@bare
 def note_attributes(m: Map, record: int, row: int) -> None:
     """Remember the fee and liquidity a fill came with, where not known yet."""
     x = mem.execs(m)[row]
@@ -554,7 +554,7 @@ def note_attributes(m: Map, record: int, row: int) -> None:
     touch(mem.execs_table(m), row)
 
 
-@njit
+@bare
 def new_execution(m: Map, order: int) -> int:
     """Enter the record at hand into the execution ledger; return its row."""
     w = mem.work(m)
@@ -589,7 +589,7 @@ def new_execution(m: Map, order: int) -> int:
     return row
 
 
-@njit
+@bare
 def match_key(m: Map, record: int, order: int) -> tuple[np.uint64, np.uint64, bool]:
     """Return the key of the venue's id of the trade (trade_match_id, else secondary_exec_id) with side and venue order; False: none said."""
     row = mem.in_rows(m)[record]
@@ -614,7 +614,7 @@ def match_key(m: Map, record: int, order: int) -> tuple[np.uint64, np.uint64, bo
     return hi, lo, True
 
 
-@njit
+@bare
 def conflict(m: Map, order: int, reason: int) -> None:
     """Quarantine the record at hand: DLQ, and the order behind it is held."""
     mem.work(m)[c.W_INTENT] = np.int64(mem.orders(m)[order].intent)
@@ -623,7 +623,7 @@ def conflict(m: Map, order: int, reason: int) -> None:
     dead_letter(m, reason)
 
 
-@njit
+@bare
 def hold_pending(m: Map, order: int, row: int) -> None:
     """Let the record at hand wait for its order's release."""
     o = mem.orders(m)[order]
@@ -631,7 +631,7 @@ def hold_pending(m: Map, order: int, row: int) -> None:
     park(m, R_HELD, o.khi, o.klo ^ np.uint64(g.TAG_HELD), row, order, 0)
 
 
-@njit
+@bare
 def put_version(m: Map, row: int) -> None:
     """Publish what the record at hand, execution `row`, did to its fill, and settle it as published."""
     rows = mem.execs(m)
@@ -663,7 +663,7 @@ def put_version(m: Map, row: int) -> None:
     settle(m, g.S_PUBLISHED)
 
 
-@njit
+@bare
 def published_tail(m: Map, root: int, besides: int) -> int:
     """Return the last link of a chain that is published or is `besides`: what consumers take for effective, before or after it."""
     rows = mem.execs(m)
@@ -676,7 +676,7 @@ def published_tail(m: Map, root: int, besides: int) -> int:
     return last
 
 
-@njit
+@bare
 def put_tail(m: Map, root: int, tail: int, delta: int, own: bool) -> None:
     """Publish a chain's effective link: a correction with its values, or a bust with those it undoes."""
     rows = mem.execs(m)
@@ -688,7 +688,7 @@ def put_tail(m: Map, root: int, tail: int, delta: int, own: bool) -> None:
         publish(m, order, root, s.ST_CORRECTED, rows[tail].qty, rows[tail].px, delta, own)
 
 
-@njit
+@bare
 def published_before(m: Map, root: int, row: int) -> int:
     """Return the last published link before `row`, the first one if there is none."""
     rows = mem.execs(m)
@@ -701,13 +701,13 @@ def published_before(m: Map, root: int, row: int) -> int:
     return last
 
 
-@njit
+@bare
 def date_of(m: Map, row: int) -> int:
     """Return an execution's trade date as yyyymmdd."""
     return civil_from_days(np.int64(mem.execs(m)[row].day))
 
 
-@njit
+@bare
 def fold_trade(m: Map, order: int, row: int) -> None:
     """Add a new execution to its order, first taking back estimates it replaces."""
     w = mem.work(m)
@@ -728,7 +728,7 @@ def fold_trade(m: Map, order: int, row: int) -> None:
     fold.add_effect(m, order, 0, 0, x.qty, x.px, w[c.W_DATE])
 
 
-@njit
+@bare
 def reverse_estimates(m: Map, order: int, qty: int) -> None:
     """Take min(open estimate, qty) from the oldest estimates of an order and publish what is left of them."""
     rows = mem.execs(m)
@@ -760,7 +760,7 @@ def reverse_estimates(m: Map, order: int, qty: int) -> None:
                 publish(m, order, oldest, s.ST_CORRECTED, x.qty, x.px, -taken, False)
 
 
-@njit
+@bare
 def fold_link(m: Map, order: int, row: int, after: int) -> int:
     """Put a bust or correct into its chain after `after` and carry its effect to the sums; return the change of quantity."""
     rows = mem.execs(m)
@@ -782,7 +782,7 @@ def fold_link(m: Map, order: int, row: int, after: int) -> int:
     return x.qty - old_qty
 
 
-@njit
+@bare
 def wake_followers(m: Map, record: int) -> None:
     """Have busts and corrects that wait for the record at hand taken next."""
     if mem.waits_table(m).meta[0] > 0:
@@ -790,7 +790,7 @@ def wake_followers(m: Map, record: int) -> None:
         wake(m, np.uint64(hi), np.uint64(lo) ^ np.uint64(g.TAG_REF))
 
 
-@njit
+@bare
 def waits_for_me(m: Map, record: int, ancestor: int) -> bool:
     """Return whether the (waiting) link `ancestor` waits, itself or through links before it, for the record at hand."""
     rows = mem.execs(m)
@@ -811,7 +811,7 @@ def waits_for_me(m: Map, record: int, ancestor: int) -> bool:
     return False
 
 
-@njit
+@bare
 def know_parent(m: Map, record: int, row: int) -> None:
     """Tell the links that wait for the record at hand, which waits itself, what row it has: so that a cycle can be seen."""
     hi, lo = key_of(m, record, s.R_EXEC_ID, 0)
@@ -827,7 +827,7 @@ def know_parent(m: Map, record: int, row: int) -> None:
         at = np.int64(mem.pendings(m)[at].next_pending)
 
 
-@njit
+@bare
 def take_link(m: Map, order: int, known: int) -> None:
     """Take a bust or correct; `known` is its row when it has waited, else -1."""
     w = mem.work(m)
@@ -898,7 +898,7 @@ def take_link(m: Map, order: int, known: int) -> None:
     finish_fact(m, order, row, delta)
 
 
-@njit
+@bare
 def finish_fact(m: Map, order: int, row: int, delta: int) -> None:
     """After a fact is folded: totals, holds, publication or waiting, and whoever waited for it."""
     w = mem.work(m)
@@ -924,7 +924,7 @@ def finish_fact(m: Map, order: int, row: int, delta: int) -> None:
     wake_followers(m, record)
 
 
-@njit
+@bare
 def check_average(m: Map, order: int) -> None:
     """Compare the venue's average price, if it speaks of the same quantity: half a unit of its precision per fill; audit only."""
     w = mem.work(m)
@@ -941,7 +941,7 @@ def check_average(m: Map, order: int) -> None:
         audit(m, AVG_PX_MISMATCH, s.OUT_NOTE, order, -1, 0, NULL, NULL)
 
 
-@njit
+@bare
 def take_trade(m: Map, order: int, row: int) -> None:
     """Fold a new execution and publish it, or hold it."""
     w = mem.work(m)
@@ -951,7 +951,7 @@ def take_trade(m: Map, order: int, row: int) -> None:
     finish_fact(m, order, row, x.qty)
 
 
-@njit
+@bare
 def take_split(m: Map, order: int, num: int, den: int) -> None:
     """Rescale the executions before a split and re-publish them."""
     w = mem.work(m)
@@ -987,7 +987,7 @@ def take_split(m: Map, order: int, num: int, den: int) -> None:
     fold.restate(m, order)
 
 
-@njit
+@bare
 def put_split(m: Map, order: int) -> None:
     """Re-publish what `take_split` rescaled, once the order's quantity is stated anew."""
     o = mem.orders(m)[order]
@@ -1004,7 +1004,7 @@ def put_split(m: Map, order: int) -> None:
         at = np.int64(rows[at].next_exec)
 
 
-@njit
+@bare
 def resume(m: Map, order: int, ts: int, seq: int) -> None:
     """Note what ends a suspension."""
     o = mem.orders(m)[order]
@@ -1012,7 +1012,7 @@ def resume(m: Map, order: int, ts: int, seq: int) -> None:
         o.resume_ts, o.resume_seq = ts, seq
 
 
-@njit
+@bare
 def take_state(m: Map, order: int) -> None:
     """Apply a report that moves no quantity."""
     w = mem.work(m)
@@ -1078,7 +1078,7 @@ def take_state(m: Map, order: int) -> None:
     wake_held(m, order)
 
 
-@njit
+@bare
 def mismatch_of(m: Map, record: int, intent: int) -> int:
     """Return the hold bit of what a report says otherwise than its intent, 0 if nothing."""
     t = mem.intents(m)[intent]
@@ -1098,7 +1098,7 @@ def mismatch_of(m: Map, record: int, intent: int) -> int:
     return 0
 
 
-@njit
+@bare
 def take_report(m: Map, i: int, again: int) -> None:
     """Take record i: steps 1 to 10 of docs/reconciliation.md. `again`: 1 when it was released by an operator (mismatches are let through)."""
     if not begin(m, i):
@@ -1225,7 +1225,7 @@ def take_report(m: Map, i: int, again: int) -> None:
         take_link(m, order, known)
 
 
-@njit
+@bare
 def remember_match(m: Map, record: int, order: int, row: int) -> None:
     """Remember the venue's id of a trade."""
     if mem.work(m)[c.W_KIND] != s.K_TRADE:
@@ -1237,7 +1237,7 @@ def remember_match(m: Map, record: int, order: int, row: int) -> None:
         mem.matches(m)[x].expires = mem.execs(m)[row].expires
 
 
-@njit
+@bare
 def take_fee(m: Map, i: int) -> None:
     """Add a fee that came by itself to its fill, or wait for the fill."""
     w = mem.work(m)
@@ -1255,7 +1255,7 @@ def take_fee(m: Map, i: int) -> None:
     settle(m, g.S_PUBLISHED)
 
 
-@njit
+@bare
 def room_for(m: Map, i: int) -> int:
     """Return how many rows of output record i may need beyond the usual: what its order's size adds (splits, estimates)."""
     if not mem.in_ok(m)[i]:
@@ -1283,14 +1283,14 @@ def room_for(m: Map, i: int) -> int:
     return biggest
 
 
-@njit
+@bare
 def copy_text(target: np.ndarray, data: Bytes, start: int, length: int) -> None:
     """Copy a text into a field of a row."""
     for j in range(length):
         target[j] = data[start + j]
 
 
-@njit
+@bare
 def same_text(field: np.ndarray, length: int, data: Bytes, start: int, other: int) -> bool:
     """Return whether a field of a row holds a text."""
     if length != other:
@@ -1301,7 +1301,7 @@ def same_text(field: np.ndarray, length: int, data: Bytes, start: int, other: in
     return True
 
 
-@njit
+@bare
 def await_fills(m: Map, order: int) -> None:
     """Start the fill confirmation clock of an acknowledged IOC or FOK order."""
     o = mem.orders(m)[order]
@@ -1312,7 +1312,7 @@ def await_fills(m: Map, order: int) -> None:
         start_clock(m, order, g.CLOCK_CONFIRM, mem.in_where(m)[3], mem.in_where(m)[3] + sla)
 
 
-@njit
+@bare
 def take_route(m: Map, i: int) -> None:
     """Take a routed order: record it, tie venue orders that came before it, and let waiting reports be taken."""
     if not begin(m, i):
@@ -1398,7 +1398,7 @@ def take_route(m: Map, i: int) -> None:
     wake(m, chi, clo ^ np.uint64(g.TAG_CORRELATION))
 
 
-@njit
+@bare
 def set_alias(m: Map, hi: np.uint64, lo: np.uint64, corr_hi: int, corr_lo: int, day: int) -> int:
     """Remember an alias; return 1 if it is new, 0 if known, -1 if known with another correlation."""
     row = find(mem.aliases_table(m), hi, lo)
@@ -1414,7 +1414,7 @@ def set_alias(m: Map, hi: np.uint64, lo: np.uint64, corr_hi: int, corr_lo: int, 
     return 1
 
 
-@njit
+@bare
 def take_ack(m: Map, i: int) -> None:
     """Take an acknowledgement: the venue order's ids, size and status; and tell the lane where its alias is waited for."""
     if not begin(m, i):
@@ -1513,7 +1513,7 @@ def take_ack(m: Map, i: int) -> None:
         wake(m, ahi, alo ^ np.uint64(g.TAG_ALIAS))
 
 
-@njit
+@bare
 def send_alias(m: Map, i: int) -> None:
     """Tell the lane of `venue|venue_order_id` what correlation it stands for, unless that lane is this one."""
     start, length = put_alias_key(m, s.A_VENUE, s.A_VENUE_ORDER, i)
@@ -1536,7 +1536,7 @@ def send_alias(m: Map, i: int) -> None:
     a[s.L_ORDER], a[s.L_ORDER + 1] = row[s.A_ORDER], row[s.A_ORDER + 1]
 
 
-@njit
+@bare
 def take_alias(m: Map, i: int) -> None:
     """Take an alias told by another lane; reports that wait for it are sent there."""
     if not begin(m, i):
@@ -1556,7 +1556,7 @@ def take_alias(m: Map, i: int) -> None:
     wake(m, hi, lo ^ np.uint64(g.TAG_ALIAS))
 
 
-@njit
+@bare
 def take_one(m: Map, i: int, again: int) -> bool:
     """Take record i of the inputs at hand; return False, and do nothing, if there may be no room for what comes of it."""
     topic = mem.in_where(m)[2]
@@ -1573,7 +1573,7 @@ def take_one(m: Map, i: int, again: int) -> bool:
     return True
 
 
-@njit
+@bare
 def take(m: Map, start: int, again: int) -> int:
     """Take the inputs at hand from `start` on; return where it stopped: at the end, for lack of room, or right after one that woke others.
 
@@ -1603,7 +1603,7 @@ def take(m: Map, start: int, again: int) -> int:
             return i
 
 
-@njit
+@bare
 def release(m: Map, intent: int) -> int:
     """Take every hold off the venue orders of an intent; return how many were held. What they held is handed out to be taken."""
     released = 0
@@ -1617,7 +1617,7 @@ def release(m: Map, intent: int) -> int:
     return released
 
 
-@njit
+@bare
 def take_back(m: Map, row: int) -> None:
     """Undo the fold of an unpublished execution an operator refused. Later links of its chain must be gone already. Its key stays known."""
     rows = mem.execs(m)
@@ -1641,7 +1641,7 @@ def take_back(m: Map, row: int) -> None:
     fold.restate(m, order)
 
 
-@njit
+@bare
 def leave_list(m: Map, pend: int) -> None:
     """Take a waiting report out of the list it waits in."""
     p = mem.pendings(m)[pend]
@@ -1669,7 +1669,7 @@ def leave_list(m: Map, pend: int) -> None:
     touch(mem.pendings_table(m), pend)
 
 
-@njit
+@bare
 def evict_executions(m: Map, start: int, stop: int) -> int:
     """Forget executions past their horizon among rows `start` to `stop`; return how many. A chain goes as a whole, with its first link."""
     rows = mem.execs(m)
@@ -1701,7 +1701,7 @@ def evict_executions(m: Map, start: int, stop: int) -> int:
     return gone
 
 
-@njit
+@bare
 def evict_matches(m: Map, start: int, stop: int) -> None:
     """Forget venues' trade ids past their horizon."""
     today = mem.scalars(m)[g.S_NEWEST_DAY]
@@ -1711,7 +1711,7 @@ def evict_matches(m: Map, start: int, stop: int) -> None:
             remove(mem.matches_table(m), row)
 
 
-@njit
+@bare
 def evict_orders(m: Map, start: int, stop: int, keep_days: int) -> int:
     """Forget intents whose venue orders are all ended, empty of executions and older than `keep_days`; return how many."""
     today = mem.scalars(m)[g.S_NEWEST_DAY]
@@ -1746,7 +1746,7 @@ def evict_orders(m: Map, start: int, stop: int, keep_days: int) -> int:
     return gone
 
 
-@njit
+@bare
 def evict_aliases(m: Map, start: int, stop: int, keep_days: int) -> None:
     """Forget aliases older than `keep_days` whose order is forgotten."""
     today = mem.scalars(m)[g.S_NEWEST_DAY]
@@ -1756,7 +1756,7 @@ def evict_aliases(m: Map, start: int, stop: int, keep_days: int) -> None:
             remove(mem.aliases_table(m), row)
 
 
-@njit
+@bare
 def remap(m: Map) -> int:
     """After a restore, look reference positions up again by name; return the row of an intent or (-2 - row) of an order without one, else -1."""
     for row in range(mem.intents_table(m).meta[1]):

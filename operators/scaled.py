@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from schemas.fields import NULL
-from schemas.jit import njit
+from schemas.jit import bare
 
 POW10 = np.array([10**i for i in range(19)], np.int64)
 LIMIT = 2**62
@@ -20,7 +20,7 @@ TOO_PRECISE = NULL + 1
 TOO_LARGE = NULL + 2
 
 
-@njit
+@bare
 def rescale(mantissa: int, scale: int, target: int) -> int:
     """Return mantissa·10^-scale in units of 10^-target; NULL for a null (scale -1), TOO_PRECISE or TOO_LARGE if it has no such form.
 
@@ -39,7 +39,7 @@ def rescale(mantissa: int, scale: int, target: int) -> int:
     return mantissa * factor
 
 
-@njit
+@bare
 def trim(mantissa: int, scale: int) -> tuple[int, int]:
     """Return (mantissa, scale) without trailing zeros in the fraction."""
     if mantissa == 0:
@@ -50,7 +50,7 @@ def trim(mantissa: int, scale: int) -> tuple[int, int]:
     return mantissa, scale
 
 
-@njit
+@bare
 def mul128(a: Any, b: Any) -> tuple[Any, Any]:
     """Return (high, low) of the product of two uint64."""
     mask = np.uint64(0xFFFFFFFF)
@@ -63,7 +63,7 @@ def mul128(a: Any, b: Any) -> tuple[Any, Any]:
     return a1 * b1 + (middle >> shift) + (other >> shift), (other << shift) | (low & mask)
 
 
-@njit
+@bare
 def add_product(hi: Any, lo: Any, qty: int, px: int, sign: int) -> tuple[Any, Any]:
     """Return (hi, lo) + sign·qty·px for qty, px ≥ 0, in 128 bits."""
     phi, plo = mul128(np.uint64(qty), np.uint64(px))
@@ -75,7 +75,7 @@ def add_product(hi: Any, lo: Any, qty: int, px: int, sign: int) -> tuple[Any, An
     return hi - phi - borrow, lo - plo
 
 
-@njit
+@bare
 def divmod128(hi: Any, lo: Any, divisor: Any) -> tuple[Any, Any]:
     """Return (quotient, remainder) of hi:lo by a divisor below 2^63 when the quotient fits 64 bits (hi < divisor)."""
     if hi == np.uint64(0):
@@ -92,7 +92,7 @@ def divmod128(hi: Any, lo: Any, divisor: Any) -> tuple[Any, Any]:
     return quotient, rest
 
 
-@njit
+@bare
 def average(hi: Any, lo: Any, cum: int, px_scale: int) -> tuple[int, int]:
     """Return (mantissa, scale) of notional / cum rounded half to even at px_scale + 4 decimals, trimmed; (0, 0) when cum is 0.
 
@@ -116,7 +116,7 @@ def average(hi: Any, lo: Any, cum: int, px_scale: int) -> tuple[int, int]:
     return trim(value, scale)
 
 
-@njit
+@bare
 def product(a: int, b: int, scale: int) -> tuple[int, int]:
     """Return (mantissa, scale) of a·b·10^-scale, trimmed; past 18 significant digits it is rounded, half to even, to fewer decimals."""
     negative = (a < 0) != (b < 0)
@@ -139,7 +139,7 @@ def product(a: int, b: int, scale: int) -> tuple[int, int]:
     return trim(-value if negative else value, scale)
 
 
-@njit
+@bare
 def mul_div(value: int, num: int, den: int) -> int:
     """Return value·num/den for non-negative numbers, rounded half to even."""
     hi, lo = mul128(np.uint64(value), np.uint64(num))

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from schemas.jit import njit
+from schemas.jit import bare
 
 BPS = 1e4
 PRECISION = 1e6
 """Published ratios are rounded to 1e-6, half to even."""
 
 
-@njit
+@bare
 def round6(x: float) -> float:
     """Round to 1e-6; never gives a negative zero."""
     return float(np.rint(x * PRECISION) / PRECISION + 0.0)
 
 
-@njit
+@bare
 def slippage_vs_mid2_bps(side: int, px: int, mid2: int) -> float:
     """Return side·(2·px − mid2)/mid2 in bps. side +1 buy, −1 sell; 0 < px < 2^62; mid2 = bid + ask > 0, both at the same scale.
 
@@ -31,7 +31,7 @@ def slippage_vs_mid2_bps(side: int, px: int, mid2: int) -> float:
     return round6(side * (2 * px - mid2) / mid2 * BPS)
 
 
-@njit
+@bare
 def spread_capture(side: int, px: int, bid: int, ask: int) -> float:
     """Return side·(mid − px) in half spreads: 1 passive at the touch, 0 at the mid, −1 crossing. NaN for a locked or crossed book."""
     if bid <= 0 or ask <= bid:
@@ -39,7 +39,7 @@ def spread_capture(side: int, px: int, bid: int, ask: int) -> float:
     return round6(side * (bid + ask - 2 * px) / (ask - bid))
 
 
-@njit
+@bare
 def outside_touch(side: int, px: int, bid: int, ask: int) -> bool:
     """Return whether the price is worse than the touch it would cross (`slippage_anomalous`); false on exactly the touch."""
     return side * (2 * px - bid - ask) > ask - bid

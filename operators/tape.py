@@ -14,7 +14,7 @@ from operators.scaled import TOO_LARGE, TOO_PRECISE, rescale
 from schemas.chunk import Bytes, Chunk, Ints
 from schemas.codec import compile_decoder
 from schemas.hashing import hash128
-from schemas.jit import njit
+from schemas.jit import bare
 from schemas.layout import layout_of
 from schemas.market import MarketSnapshotMessage
 from schemas.reasons import Reason
@@ -55,7 +55,7 @@ class _Index(NamedTuple):
     place: NDArray[np.int64]
 
 
-@njit
+@bare
 def _find(index: _Index, arena: Bytes, start: int, length: int) -> int:
     """Return the instrument of a symbol, -1 if there is none."""
     high, low = hash128(arena, start, length, 0)
@@ -84,7 +84,7 @@ def _index(symbols: list[str]) -> _Index:
     return index
 
 
-@njit
+@bare
 def _quotes_of(
     rows: Ints,
     arena: Bytes,

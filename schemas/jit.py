@@ -47,21 +47,29 @@ numba.config.reload_config()
 
 
 def njit(function: F) -> F:
-    """Compile `function` in nopython mode, cached on disk, without the GIL.
+    """Compile `function` in nopython mode, without the GIL; what Python calls is cached on disk (schemas/parts.py).
 
-    No `fastmath`: results must be the same bits on every machine and at every replay.
+    For kernels that create arrays, or return a view. No `fastmath`: results must be the same bits on every machine and at every replay.
     """
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
+    return cast(F, _kernel(function, _nrt=True))
 
 
 def inline(function: F) -> F:
-    """As `njit`, for small helpers that are called from other kernels."""
-    return cast(F, numba.njit(cache=True, nogil=True, inline="never")(function))
+    """As `njit`; says of a small helper that only other kernels call it."""
+    return cast(F, _kernel(function, _nrt=True))
 
 
 def bare(function: F) -> F:
-    """As `njit`, for kernels that create no array: without the run time that counts references to arrays.
+    """As `njit`, for kernels that create no array and return none: without the run time that counts references to arrays.
 
     Counting is an atomic operation per array and call; in the JSON decoder it was half of the time.
     """
-    return cast(F, cast(Any, numba.njit)(cache=True, nogil=True, _nrt=False)(function))
+    return cast(F, _kernel(function, _nrt=False))
+
+
+def _kernel(function: Any, **options: Any) -> Any:
+    from schemas.parts import Kernel
+
+    kernel = Kernel(function, targetoptions={"nopython": True, "nogil": True, **options})
+    kernel.enable_caching()
+    return kernel

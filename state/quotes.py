@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from schemas.execution import BenchmarkDetail, BenchmarkStatus
 from schemas.fields import NULL
-from schemas.jit import njit
+from schemas.jit import bare
 
 _STATUSES: tuple[str, ...] = get_args(BenchmarkStatus)
 _DETAILS: tuple[str, ...] = get_args(BenchmarkDetail)
@@ -55,7 +55,7 @@ class QuoteArrays(NamedTuple):
     counters: NDArray[np.int64]
 
 
-@njit
+@bare
 def _first_at_or_after(q: QuoteArrays, instrument: int, tau: int) -> int:
     """Return how many kept quotes have ts < tau: the rank, from the oldest, of the first one at or after."""
     mask = q.ts.shape[1] - 1
@@ -71,7 +71,7 @@ def _first_at_or_after(q: QuoteArrays, instrument: int, tau: int) -> int:
     return low
 
 
-@njit
+@bare
 def as_of(q: QuoteArrays, instrument: int, tau: int) -> int:
     """Return the place of the last quote with ts < tau (strictly: no look-ahead), -1 if none is kept."""
     rank = _first_at_or_after(q, instrument, tau)
@@ -80,7 +80,7 @@ def as_of(q: QuoteArrays, instrument: int, tau: int) -> int:
     return int((q.head[instrument] + rank - 1) & (q.ts.shape[1] - 1))
 
 
-@njit
+@bare
 def benchmark(
     q: QuoteArrays, instrument: int, tau: int, max_age_ns: int, same_clock: bool, watermark_check: bool
 ) -> tuple[int, int, int, int, int, int, int]:
@@ -113,7 +113,7 @@ def benchmark(
     return status, detail, bid + ask, ts, q.snap_hi[instrument, place], q.snap_lo[instrument, place], place
 
 
-@njit
+@bare
 def insert_rows(
     q: QuoteArrays,
     allowed_lateness_ns: int,

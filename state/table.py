@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.jit import njit
+from schemas.jit import bare
 from schemas.words import clear_row
 
 HEAD = [("khi", "u8"), ("klo", "u8")]
@@ -29,7 +29,8 @@ CURSOR = 5  # next row of the slice
 SLICED = 6  # rows sliced in this table's life
 META = 8
 
-GROWTH = 1.25
+GROWTH = 1.09
+"""Of a full table's rows: with index slots at half their load still below 100 bytes for each execution kept (bench/state.py)."""
 MIN_ROWS = 256
 LOAD = 0.7
 
@@ -45,14 +46,14 @@ class TableArrays(NamedTuple):
     changed: NDArray[np.int32]
 
 
-@njit
+@bare
 def home(khi: Any, klo: Any, mask: int) -> int:
     """Return the slot a key would like. Keys are hashes or UUIDs; the multiply spreads UUIDs made by counters."""
     mixed = (np.uint64(khi) ^ (np.uint64(klo) >> np.uint64(32)) ^ np.uint64(klo)) * np.uint64(0x9E3779B97F4A7C15)
     return np.int64((mixed >> np.uint64(20)) & np.uint64(mask))
 
 
-@njit
+@bare
 def find(table: TableArrays, khi: Any, klo: Any) -> int:
     """Return the row of a key, or -1."""
     slots = table.slots
@@ -68,7 +69,7 @@ def find(table: TableArrays, khi: Any, klo: Any) -> int:
         at = (at + 1) & mask
 
 
-@njit
+@bare
 def touch(table: TableArrays, row: int) -> None:
     """Mark a row as changed since the last capture."""
     if table.dirty[row] == 0:
@@ -81,18 +82,17 @@ def touch(table: TableArrays, row: int) -> None:
             table.meta[4] = 1
 
 
-@njit
-def place(table: TableArrays, row: int) -> None:
+@bare
+def place(slots: NDArray[np.int32], khi: Any, klo: Any, row: int) -> None:
     """Enter a row into the index under its key."""
-    slots = table.slots
     mask = len(slots) - 1
-    at = home(table.rows[row].khi, table.rows[row].klo, mask)
+    at = home(khi, klo, mask)
     while slots[at] >= 0:
         at = (at + 1) & mask
     slots[at] = row
 
 
-@njit
+@bare
 def insert(table: TableArrays, khi: Any, klo: Any) -> int:
     """Add a row for a key that is not there and return it: fields zero except the key and `live`. Memory must be reserved."""
     row = table.meta[2]
@@ -109,12 +109,12 @@ def insert(table: TableArrays, khi: Any, klo: Any) -> int:
     rows[row].klo = klo
     rows[row].live = 1
     table.meta[0] += 1
-    place(table, row)
+    place(table.slots, rows[row].khi, rows[row].klo, row)
     touch(table, row)
     return row
 
 
-@njit
+@bare
 def remove(table: TableArrays, row: int) -> None:
     """Delete a row: out of the index by backward shift (no tombstones), onto the free list."""
     slots = table.slots
@@ -140,40 +140,47 @@ def remove(table: TableArrays, row: int) -> None:
     table.meta[0] -= 1
 
 
-@njit
-def reindex(table: TableArrays) -> None:
-    """Rebuild index, free list and live count from the rows' `live` flags, after the slots were replaced or rows restored."""
-    table.slots[:] = -1
-    table.meta[2] = -1
-    table.meta[0] = 0
-    for row in range(table.meta[1] - 1, -1, -1):
-        if table.rows[row].live == 1:
-            place(table, row)
-            table.meta[0] += 1
+@bare
+def reindex(words: NDArray[np.uint64], flags: NDArray[np.uint8], live: int, slots: NDArray[np.int32], meta: NDArray[np.int64]) -> None:
+    """Rebuild index, free list and live count from the rows' `live` flags, after the slots were replaced or rows restored.
+
+    words `(rows, words of a row)` and flags `(rows, bytes of a row)` are the rows' memory, live the byte of the flag: compiled once for
+    all tables, not once for each.
+    """
+    for at in range(len(slots)):
+        slots[at] = -1
+    meta[2] = -1
+    meta[0] = 0
+    for row in range(meta[1] - 1, -1, -1):
+        if flags[row, live] == 1:
+            place(slots, words[row, 0], words[row, 1], row)
+            meta[0] += 1
         else:
-            table.rows[row].klo = np.uint64(table.meta[2])
-            table.meta[2] = row
+            words[row, 1] = np.uint64(meta[2])
+            meta[2] = row
 
 
-@njit
-def settle(table: TableArrays, out: NDArray[np.int32]) -> int:
+@bare
+def settle(meta: NDArray[np.int64], dirty: NDArray[np.uint8], changed: NDArray[np.int32], out: NDArray[np.int32]) -> int:
     """Write the dirty rows into `out` in the order they were dirtied, clear the dirty set, return how many.
 
-    When the list had overflowed they come in row order, found by their flags.
+    When the list had overflowed they come in row order, found by their flags. Takes a table's arrays without its rows: compiled once
+    for all tables.
     """
     n = 0
-    if table.meta[4] == 1:
-        for row in range(table.meta[1]):
-            if table.dirty[row] == 1:
+    if meta[4] == 1:
+        for row in range(meta[1]):
+            if dirty[row] == 1:
                 out[n] = row
                 n += 1
     else:
-        n = table.meta[3]
-        out[:n] = table.changed[:n]
+        n = meta[3]
+        for i in range(n):
+            out[i] = changed[i]
     for i in range(n):
-        table.dirty[out[i]] = 0
-    table.meta[3] = 0
-    table.meta[4] = 0
+        dirty[out[i]] = 0
+    meta[3] = 0
+    meta[4] = 0
     return n
 
 
@@ -234,7 +241,7 @@ class Table:
         if _slots_for(need) > len(slots):
             slots = np.full(_slots_for(need), -1, np.int32)
             self.arrays = TableArrays(rows, slots, meta, dirty, changed)
-            reindex(self.arrays)
+            self._reindex()
         elif grown:
             self.arrays = TableArrays(rows, slots, meta, dirty, changed)
 
@@ -268,7 +275,7 @@ class Table:
         """Return (row numbers, rows) changed since the last call, deleted rows (live 0) included, and clear the dirty set."""
         size = self.high if self.arrays.meta[LOST] else int(self.arrays.meta[DIRTY])
         numbers = np.empty(size, np.int32)
-        n = int(settle(self.arrays, numbers))
+        n = int(settle(self.arrays.meta, self.arrays.dirty, self.arrays.changed, numbers))
         numbers = numbers[:n]
         return numbers, self.arrays.rows.take(numbers)  # indexing a structured array is several times slower
 
@@ -300,7 +307,13 @@ class Table:
         needed = _slots_for(self.high)
         if needed > len(self.arrays.slots):
             self.arrays = self.arrays._replace(slots=np.full(needed, -1, np.int32))
-        reindex(self.arrays)
+        self._reindex()
+
+    def _reindex(self) -> None:
+        rows = self.arrays.rows
+        flags = rows.view(np.uint8).reshape(len(rows), self.dtype.itemsize)
+        live = self.dtype.fields["live"][1]  # type: ignore[index]  # a row type has fields
+        reindex(_words(rows), flags, live, self.arrays.slots, self.arrays.meta)
 
 
 def _slots_for(rows: int) -> int:
