@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bench.driver import RECOVER_TIMEOUT_S, Driver, DriverError, broker, children, empty_topics, show_verdict, warm
+from bench.driver import RECOVER_TIMEOUT_S, Driver, DriverError, broker, children, empty_topics, put_away, show_verdict, warm
 from bench.ledger import Cluster, ReadError
 from bench.verdict import KINDS, Verdict, say
 from connectors.kafka_server import BrokerUnavailable
@@ -212,7 +211,6 @@ def main(argv: list[str] | None = None) -> int:
     if not 1 <= args.rate <= 1e6 or not 5 <= args.seconds <= 86_400 or not 2 <= args.partitions <= 256:
         parser.error("--rate must be 1 to 1,000,000, --seconds 5 to 86,400, --partitions 2 to 256")
     folder = Path(tempfile.mkdtemp(prefix="hedgerow-acceptance-"))
-    kept = args.keep
     lines: list[dict[str, Any]] = []
     good = True
     try:
@@ -230,13 +228,9 @@ def main(argv: list[str] | None = None) -> int:
                 good = good and outcome.verdict.good
     except (DriverError, BrokerUnavailable, ReadError) as error:
         say(str(error))
-        good, kept = False, True
+        good = False
     finally:
-        if kept or not good:
-            shutil.rmtree(folder / "kafka", ignore_errors=True) if not args.keep else None
-            say(f"ledger and logs are in {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+        put_away(folder, args.keep, good)
     if args.scenario == "all" and lines:
         total = {name: sum(line[name] for line in lines) for name in ("inputs", "published", "duplicates", "pending", "dlq", *KINDS)}
         slowest = max(line["recovery_s"] for line in lines)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,6 +305,16 @@ def empty_topics(cluster: Cluster, partitions: int, may_delete: bool) -> None:
     places = cluster.places(dict.fromkeys((*EXECUTION_INPUTS, *EXECUTION_OUTPUTS)))
     if any(cluster.ends(places).values()):
         raise DriverError("the topics at HEDGEROW_KAFKA are not empty: give --wipe to delete hedgerow's topics and consumer groups there")
+
+
+def put_away(folder: Path, keep: bool, good: bool) -> None:
+    """Delete the folder of a good run; keep any other and say where. Our own broker's data stay only when that is asked for."""
+    if good and not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    if not keep:
+        shutil.rmtree(folder / "kafka" / "topics", ignore_errors=True)
+    say(f"logs are in {folder}")
 
 
 def show_verdict(title: str, verdict: Verdict, rows: Sequence[tuple[str, str]] = ()) -> None:

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -33,9 +32,10 @@ from rich.table import Table
 
 import schemas
 from bench.backlog import RATE, Load, Maker, Record, Truth
-from bench.driver import DriverError, broker, environment_of, warm
+from bench.driver import DriverError, broker, environment_of, put_away, warm
 from bench.ledger import Cluster, Place, ReadError
 from bench.stages import STAGES, parse_stat, us_per
+from bench.verdict import say
 from connectors.child_process import die_with_parent
 from connectors.kafka_server import BrokerUnavailable, kafka_version
 from schemas.reference import load_reference
@@ -109,11 +109,6 @@ class Result:
     def cpu_us(self) -> float:
         """Processor time per fill, in µs."""
         return self.cpu_s * 1e6 / self.fills
-
-
-def say(text: str) -> None:
-    """Tell how it goes."""
-    print(f"execution: {text}", file=sys.stderr, flush=True)
 
 
 # ---- the topics -------------------------------------------------------------------------------------------------------------------
@@ -560,7 +555,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="most seconds for one drain (600)")
     parser.add_argument("--no-stages", action="store_true", help="leave out the second drain with timers")
     parser.add_argument("--wipe", action="store_true", help="delete hedgerow's topics and all consumer groups at HEDGEROW_KAFKA first")
-    parser.add_argument("--keep", action="store_true", help="keep the logs, and say where")
+    parser.add_argument("--keep", action="store_true", help="keep the logs and our own broker's data, and say where")
     args = parser.parse_args(argv)
     names = [] if args.peers == "none" else args.peers.split(",")
     if not 1_000 <= args.records <= 5_000_000 or not 1 <= args.partitions <= 256 or not 1 <= args.seed < 1_000:
@@ -608,12 +603,8 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(line(results, stages, skipped, loads[1])), flush=True)
         good = all(r.right for r in results)
     except (DriverError, BenchError, BrokerUnavailable, ReadError, KafkaException) as error:
-        print(f"execution: {error}", file=sys.stderr)
-    if args.keep or not good:
-        shutil.rmtree(folder / "kafka", ignore_errors=True)
-        say(f"logs are in {folder}")
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+        say(str(error))
+    put_away(folder, args.keep, good)
     return 0 if good else 1
 
 

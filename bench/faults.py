@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bench.driver import READY_TIMEOUT_S, Driver, DriverError, broker, children, empty_topics, show_verdict, warm
+from bench.driver import READY_TIMEOUT_S, Driver, DriverError, broker, children, empty_topics, put_away, show_verdict, warm
 from bench.latency import stamp_topics
 from bench.ledger import Cluster, ReadError
 from bench.oracle import REPORT
@@ -486,12 +485,7 @@ def main(argv: list[str] | None = None) -> int:
     except (DriverError, BrokerUnavailable, ReadError) as error:
         say(f"seed {args.seed}: {error}")
     finally:
-        if args.keep or not good:
-            if not args.keep:
-                shutil.rmtree(folder / "kafka" / "topics", ignore_errors=True)
-            say(f"ledgers and logs are in {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+        put_away(folder, args.keep, good)
     return 0 if good else 1
 
 

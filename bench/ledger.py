@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -144,10 +144,14 @@ class Sent(NamedTuple):
 
 @dataclass
 class SimulatorLedger:
-    """What the simulator sent: by partition, offset → message. `undelivered`: messages Kafka never acknowledged."""
+    """What the simulator sent: by partition, offset → message. `undelivered`: messages Kafka never acknowledged.
+
+    `unplaced`: by partition, SHA-256 of messages Kafka has without having said at which offset, and how often.
+    """
 
     sent: dict[Place, dict[int, Sent]]
     undelivered: int
+    unplaced: dict[Place, Counter[bytes]] = field(default_factory=dict)
 
     def of_lane(self, topics: Collection[str], lane: int) -> dict[str, dict[int, Sent]]:
         """Return what was sent to one partition number of some topics."""
@@ -158,15 +162,19 @@ def read_ledger(*paths: Path) -> SimulatorLedger:
     """Read the files `hedgerow simulate --ledger` wrote. Raises ValueError when one place was told twice."""
     sent: dict[Place, dict[int, Sent]] = defaultdict(dict)
     undelivered = 0
+    unplaced: dict[Place, Counter[bytes]] = defaultdict(Counter)
     for path in paths:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 told = json.loads(line)
-                if told["offset"] is None:
+                if told["partition"] is None:
                     undelivered += 1
+                    continue
+                if told["offset"] is None:
+                    unplaced[told["topic"], told["partition"]][bytes.fromhex(told["sha256"])] += 1
                     continue
                 place = sent[told["topic"], told["partition"]]
                 if told["offset"] in place:
                     raise ValueError(f"{path}: {told['topic']}[{told['partition']}] offset {told['offset']} is there twice")
                 place[told["offset"]] = Sent(bytes.fromhex(told["sha256"]), told["fault"])
-    return SimulatorLedger(dict(sent), undelivered)
+    return SimulatorLedger(dict(sent), undelivered, dict(unplaced))

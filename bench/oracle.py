@@ -77,6 +77,7 @@ FUTURE = 60 * SECOND
 MOVES = ("TRADE", "BUST", "CORRECT")
 UNKEYED = ("STATUS", "CANCEL_REJECT", "FEE_UPDATE")
 CLIENT_ID = re.compile(r"([0-9a-fA-F]{32})(?:-[0-9A-Za-z]{1,3})?")
+CORRELATION_KEY = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 Place = tuple[str, int]
 
@@ -406,7 +407,8 @@ class LaneOracle:
         report = self._normalise(place, message.payload)
         found = [message.correlation_id, _correlation_of(report.client_order_id), _correlation_of(report.orig_client_order_id)]
         alias = self._known_aliases.get((report.venue.name, report.venue_order_id)) if report.venue_order_id is not None else None
-        said = [c for c in (*found, alias) if c is not None]
+        keyed = None if any(found) else self._correlation_of_key(self._inputs[place].key)
+        said = [c for c in (*found, alias, keyed) if c is not None]
         if len(set(said)) > 1:
             raise _RejectedError(Reason.correlation_conflict)
         if not said:
@@ -418,6 +420,12 @@ class LaneOracle:
         only_alias = not any(found)
         if self._mine(place, said[0], Reason.rerouted if only_alias else Reason.misrouted):
             self._take(report)
+
+    def _correlation_of_key(self, key: bytes) -> str | None:
+        """Return the correlation of this lane a record is keyed by; nothing for any other key."""
+        if not CORRELATION_KEY.fullmatch(key) or not key.strip(b"0-") or lane_of(key, self.n_lanes) != self.lane:
+            return None
+        return key.decode()
 
     def _scaled(self, text: str | None, scale: int) -> None:
         """Refuse more decimals than the scale, and what would not fit a scaled int64 with room to spare."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.backlog import RATE, Load, Maker
-from bench.driver import REFERENCE, Driver, DriverError, broker, children, warm
+from bench.driver import REFERENCE, Driver, DriverError, broker, children, put_away, warm
 from bench.execution import FILLS, QUIET_S, SECOND, WARM_RECORDS, BenchError, Drain, child_java, cpu_seconds, send, told
 from bench.ledger import Cluster, ReadError
 from bench.oracle import lane_of
@@ -246,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the load (1)")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="most seconds for one drain (600)")
     parser.add_argument("--wipe", action="store_true", help="delete hedgerow's topics and all consumer groups at HEDGEROW_KAFKA first")
-    parser.add_argument("--keep", action="store_true", help="keep the logs, and say where")
+    parser.add_argument("--keep", action="store_true", help="keep the logs and our own broker's data, and say where")
     args = parser.parse_args(argv)
     try:
         counts = [int(count) for count in args.workers.split(",")]
@@ -277,11 +276,7 @@ def main(argv: list[str] | None = None) -> int:
         good = all(result.right for result in results)
     except (DriverError, BenchError, BrokerUnavailable, ReadError, KafkaException) as error:
         say(str(error))
-    if args.keep or not good:
-        shutil.rmtree(folder / "kafka", ignore_errors=True)
-        say(f"logs are in {folder}")
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+    put_away(folder, args.keep, good)
     return 0 if good else 1
 
 

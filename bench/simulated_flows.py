@@ -368,15 +368,10 @@ HISTORIES = 9
 
 
 class ExecutionKit:
-    """The real execution logic on two lanes, fed with a few generated order histories (tests.properties.histories), some misplaced.
-
-    `aliases`: whether aliases come from outside as well. By the rules only a lane that took the acknowledgement tells one.
-    """
-
-    aliases = False
+    """The real execution logic on two lanes, fed with a few generated order histories (tests.properties.histories), some misplaced."""
 
     def __init__(self, chance: Random) -> None:
-        from bench.oracle import ALIAS, lane_of
+        from bench.oracle import lane_of
         from flows.execution import flow_of
         from tests.properties.histories import N_BYTES, build
         from tests.support import REFERENCE, correlation, key_of
@@ -391,7 +386,7 @@ class ExecutionKit:
         self._correlations: list[str] = []
         for number in range(HISTORIES):
             for message in build(chance.randbytes(N_BYTES)).messages:
-                if message.advance or (message.topic == ALIAS and not self.aliases):
+                if message.advance:
                     continue
                 value = message.value
                 for n in (1, 2):
@@ -448,10 +443,4 @@ class ExecutionKit:
         return None
 
 
-class ForeignAliasKit(ExecutionKit):
-    """The same with aliases from outside: a report sent on to a lane that never saw the acknowledgement is sent back, for ever."""
-
-    aliases = True
-
-
-KITS: dict[str, Any] = {"toy": ToyKit, "execution": ExecutionKit, "foreign-aliases": ForeignAliasKit}
+KITS: dict[str, Any] = {"toy": ToyKit, "execution": ExecutionKit}

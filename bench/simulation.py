@@ -1,6 +1,6 @@
 """Deterministic simulation of the commit protocol: the real runtime and session, a Kafka in memory, and a seeded scheduler that is unkind.
 
-    python -m bench.simulation --seconds 60 --seed 1 [--logic toy|execution|foreign-aliases] [--plant BUG] [--list]
+    python -m bench.simulation --seconds 60 --seed 1 [--logic toy|execution] [--plant BUG] [--list]
 
 Real: flows.runtime.Runtime (all of `run`, with Bytewax's part replaced by `Process.engine`), connectors.kafka.Session, the lane logics,
 state.table and state.changelog. Simulated: librdkafka's clients and the broker (bench/simulated_kafka.py), processes, threads, time.
@@ -46,7 +46,7 @@ from schemas.chunk import Capture, Chunk, Records, split
 SEEDS = Path(__file__).resolve().parent.parent / "tests" / "faults" / "seeds.toml"
 EPOCH_NS = 1_777_614_400 * 1_000_000_000
 WORKERS = ("0", "1", "2")
-STEPS = {"toy": 6_000, "execution": 3_000, "foreign-aliases": 3_000}
+STEPS = {"toy": 6_000, "execution": 3_000}
 """Unkind steps of an episode."""
 DRAIN = 60_000
 """Steps within which everything must be consumed once it is calm."""

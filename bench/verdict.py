@@ -95,6 +95,7 @@ class LaneTask:
     sent: dict[str, dict[int, Sent]]
     fills: list[Fill]
     letters: list[Letter]
+    unplaced: dict[str, Counter[bytes]] = field(default_factory=dict)
 
 
 @dataclass
@@ -167,7 +168,16 @@ def judge(cluster: Cluster, ledger: SimulatorLedger, reference: Path, processes:
     if ledger.undelivered:
         problems.add("lost", f"{ledger.undelivered} messages the simulator could not deliver", ledger.undelivered)
     tasks = [
-        LaneTask(cluster, lane, n_lanes, reference, ledger.of_lane(EXECUTION_INPUTS, lane), of_lane[lane], letters.get(lane, []))
+        LaneTask(
+            cluster,
+            lane,
+            n_lanes,
+            reference,
+            ledger.of_lane(EXECUTION_INPUTS, lane),
+            of_lane[lane],
+            letters.get(lane, []),
+            {topic: found for (topic, partition), found in ledger.unplaced.items() if partition == lane},
+        )
         for lane in range(n_lanes)
     ]
     found: list[LaneVerdict] = []
@@ -296,11 +306,13 @@ def _read_alerts(cluster: Cluster, verdict: Verdict) -> set[tuple[str, str, str]
 
 
 def _check_quotes(cluster: Cluster, ledger: SimulatorLedger, verdict: Verdict) -> None:
-    sent = {
-        (place, offset): told.sha256 for place in cluster.places(EXECUTION_BROADCAST) for offset, told in ledger.sent.get(place, {}).items()
-    }
-    there = {(place, record.offset): sha256(record.value).digest() for place, record in cluster.read(cluster.places(EXECUTION_BROADCAST))}
-    bad = sum(sent.get(name) != there.get(name) for name in sent.keys() | there.keys())
+    places = cluster.places(EXECUTION_BROADCAST)
+    sent = {(place, offset): told.sha256 for place in places for offset, told in ledger.sent.get(place, {}).items()}
+    unplaced = Counter((place, digest) for place in places for digest in ledger.unplaced.get(place, Counter()).elements())
+    there = {(place, record.offset): sha256(record.value).digest() for place, record in cluster.read(places)}
+    others = Counter((place, digest) for (place, offset), digest in there.items() if (place, offset) not in sent)
+    bad = sum(there.get(name) != digest for name, digest in sent.items())
+    bad += (others - unplaced).total() + (unplaced - others).total()
     if bad:
         verdict.problems.add("lost", f"{bad} quotes are not as the simulator's ledger has them", bad)
     verdict.checks.append(("quotes as sent", f"{len(there):,}", not bad))
@@ -328,7 +340,7 @@ def judge_lane(task: LaneTask) -> LaneVerdict:
     chain, changelog = inputs.pop(AUDIT), inputs.pop(EXECUTION_CHANGELOG)
     for topic, records in inputs.items():
         verdict.inputs[topic] = len(records)
-        _check_sent(task, topic, records, verdict)
+        check_sent(task, topic, records, verdict)
     audits = read_audits(task, chain, problems)
     chain.clear()
     verdict.audits = len(audits)
@@ -350,18 +362,23 @@ def judge_lane(task: LaneTask) -> LaneVerdict:
     return verdict
 
 
-def _check_sent(task: LaneTask, topic: str, records: list[Record], verdict: LaneVerdict) -> None:
+def check_sent(task: LaneTask, topic: str, records: list[Record], verdict: LaneVerdict) -> None:
     """What the simulator sent must be there, byte for byte; anything else must have come from another lane."""
     sent = dict(task.sent.get(topic, {}))
+    unplaced = Counter(task.unplaced.get(topic))
     for record in records:
         told = sent.pop(record.offset, None)
         digest = sha256(record.value).digest()
-        if told is None:
+        if told is None and unplaced[digest]:
+            unplaced[digest] -= 1
+        elif told is None:
             verdict.arrived[topic, record.key, digest, task.lane] += 1
         elif told.sha256 != digest:
             verdict.problems.add("lost", f"{topic}[{task.lane}] offset {record.offset} holds other bytes than were sent")
     if sent:
         verdict.problems.add("lost", f"{topic}[{task.lane}]: {len(sent)} records sent are not there, first {min(sent)}", len(sent))
+    if missing := unplaced.total():
+        verdict.problems.add("lost", f"{topic}[{task.lane}]: {missing} records sent without a word of their offset are not there", missing)
 
 
 def read_audits(task: LaneTask, chain: list[Record], problems: Problems) -> list[Audit]:

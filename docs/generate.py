@@ -42,7 +42,7 @@ REASONS: dict[Reason, str] = {
     Reason.zero_qty_trade: "last_qty is 0",
     Reason.order_unknown_expired: "no routed order with its correlation came within 120 s",
     Reason.uncorrelated_expired: "nothing told within 120 s which order it belongs to",
-    Reason.correlation_conflict: "correlation_id, client_order_id and the alias of the venue's order id do not agree",
+    Reason.correlation_conflict: "correlation_id, client_order_id, the alias of the venue's order id and the record's key do not agree",
     Reason.intent_conflict: "another order was already routed under this correlation_id",
     Reason.exec_conflict: "the execution id is known with other content; the first fact stands and the order is held",
     Reason.chain_fork: "what it refers to was already corrected or busted by another report",

@@ -70,6 +70,7 @@ def compile_reference(reference: Reference) -> Ref:
 class Input(NamedTuple):
     """A decoded batch, as the map's `in_*`. rows, arena: see schemas/layout.py. ok `(n,)`; offsets `(n,)`; pend `(n,)`: the waiting report this record was, or -1.
 
+    keys, key_bounds: the records' keys end to end, record i's from `key_bounds[i]` to `key_bounds[i + 1]`.
     where `(4,)`: lane, number of lanes, topic number, now in ns.
     """
 
@@ -79,6 +80,8 @@ class Input(NamedTuple):
     reason: NDArray[np.int16]
     offsets: Ints
     pend: Ints
+    keys: Bytes
+    key_bounds: Ints
     where: Ints
 
 
@@ -94,7 +97,7 @@ class Ahead(NamedTuple):
     at: Ints
 
 
-N_FILL, N_AUDIT, N_DLQ, N_ALERT, N_HALT, N_ALIAS, N_REROUTE, N_PARK, N_WAKE, N_DONE, N_TEXT = range(11)
+N_FILL, N_AUDIT, N_DLQ, N_ALERT, N_ALIAS, N_REROUTE, N_PARK, N_WAKE, N_DONE, N_TEXT = range(10)
 N_FIXED = 15
 
 
@@ -130,8 +133,8 @@ class Output(NamedTuple):
 # The parsed record at hand, in Output.work
 (
     W_REC, W_PEND, W_KIND, W_VENUE, W_INSTRUMENT, W_QTY, W_PX, W_CUM, W_ORDER_QTY, W_CORR_HI, W_CORR_LO, W_CORR_FROM, W_TS, W_SEQ,
-    W_DATE, W_DAY, W_KEY_HI, W_KEY_LO, W_SIDE, W_INTENT, W_ORDER, W_EXEC, W_OUTCOME, W_SETTLED, W_MOVES,
-) = range(25)  # fmt: skip
+    W_DATE, W_DAY, W_KEY_HI, W_KEY_LO, W_SIDE, W_INTENT, W_ORDER, W_SETTLED, W_MOVES,
+) = range(23)  # fmt: skip
 WORK = 32
 
 TEXT_PER_RECORD = 4096

@@ -68,7 +68,7 @@ _DETAIL = {
     Reason.price_missing: "last_px is required on TRADE and CORRECT",
     Reason.price_out_of_contract: "last_px is not above zero",
     Reason.beyond_dedup_horizon: "trade_date is older than the venue's dedup horizon: a repeat could not be told from a new fill",
-    Reason.correlation_conflict: "correlation_id, client_order_id and the alias of the venue's order id do not agree",
+    Reason.correlation_conflict: "correlation_id, client_order_id, the alias of the venue's order id and the record's key do not agree",
     Reason.intent_conflict: "another order was already routed under this correlation_id",
     Reason.exec_conflict: "the execution id is known with other content; the first fact stands, the order is held",
     Reason.chain_fork: "what it refers to was already corrected or busted by another report",
@@ -195,6 +195,8 @@ class ExecutionLogic:
             np.zeros(1, np.int16),
             np.full(1, -1, np.int64),
             np.full(1, -1, np.int64),
+            _NO_BYTES,
+            np.zeros(2, np.int64),
             np.array([lane, n_lanes, REPORTS, 0], np.int64),
         )
         self._no_ahead = c.Ahead(self._idle, np.zeros((0, 3), np.int64), np.zeros(3, np.int64))
@@ -282,16 +284,15 @@ class ExecutionLogic:
     def _take(self, topic: int, chunk: Chunk, batch: Batch, start: int, now_ns: int) -> int:
         """Take a piece of a chunk from record `start` on; return where it ends."""
         part = slice(start, start + BATCH)
-        inp = self._input(topic, batch, part, chunk.offsets[part], None, now_ns)
+        inp = self._input(topic, batch, part, chunk.offsets[part], None, chunk.keys, chunk.key_bounds[start:], now_ns)
         ahead: Work | None = None
         lists = self._no_ahead.lists
         if topic == ROUTES and self.ledger.scalars[g.S_WAIT_ORDER]:
             lists, waiting, stop = parking.foresee(self._lay(inp), BATCH)
             if len(waiting):
                 ahead = self._awake(waiting, now_ns, inp.arena)
-                inp = c.Input(
-                    inp.rows[:stop], ahead.inp.arena, inp.ok[:stop], inp.reason[:stop], inp.offsets[:stop], inp.pend[:stop], inp.where
-                )
+                inp = inp._replace(rows=inp.rows[:stop], arena=ahead.inp.arena, ok=inp.ok[:stop], reason=inp.reason[:stop])
+                inp = inp._replace(offsets=inp.offsets[:stop], pend=inp.pend[:stop])
         work = Work(inp, topic, self._decoders[topic], batch, start, chunk.data, chunk.bounds, chunk.keys, chunk.key_bounds)
         if topic == HOLDS:
             self._decide_holds(work)
@@ -300,7 +301,9 @@ class ExecutionLogic:
             self._run(work, legs, ahead, lists)
         return start + len(inp.ok)
 
-    def _input(self, topic: int, batch: Batch, part: slice, offsets: Ints, pend: Ints | None, now_ns: int) -> c.Input:
+    def _input(
+        self, topic: int, batch: Batch, part: slice, offsets: Ints, pend: Ints | None, keys: Bytes, key_bounds: Ints, now_ns: int
+    ) -> c.Input:
         return c.Input(
             batch.rows[part],
             batch.arena,
@@ -308,6 +311,8 @@ class ExecutionLogic:
             batch.reason[part],
             offsets,
             np.full(len(offsets), -1, np.int64) if pend is None else pend,
+            keys,
+            key_bounds,
             np.array([self.lane, self.n_lanes, topic, now_ns], np.int64),
         )
 
@@ -355,7 +360,7 @@ class ExecutionLogic:
         data, bounds, keys, key_bounds = parking.kept(self._lay_tables(), waiting, before)
         batch = self._decoders[REPORTS].decode(data, bounds)
         offsets = self.ledger.pendings.rows["offset"][waiting]
-        inp = self._input(REPORTS, batch, slice(None), offsets, waiting, now_ns)
+        inp = self._input(REPORTS, batch, slice(None), offsets, waiting, keys, key_bounds, now_ns)
         return Work(inp, REPORTS, self._decoders[REPORTS], batch, 0, data, bounds, keys, key_bounds)
 
     def _kept(self, pend: int) -> tuple[bytes, bytes]:

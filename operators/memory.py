@@ -32,8 +32,9 @@ TABLES = ("intents", "orders", "ids", "aliases", "execs", "matches", "waits", "p
 _TABLE_PARTS = ("rows", "slots", "meta", "dirty", "changed")
 OTHERS = (
     "scalars", "venues", "instruments", "q_ts", "q_bid", "q_ask", "q_snap_hi", "q_snap_lo", "q_full", "q_head", "q_kept", "q_watermark",
-    "q_overwritten", "q_tape", "q_counters", "in_rows", "in_arena", "in_ok", "in_reason", "in_offsets", "in_pend", "in_where",
-    "ahead_rows", "ahead_arena", "ahead_ok", "ahead_reason", "ahead_offsets", "ahead_pend", "ahead_where", "ahead_lists", "ahead_at",
+    "q_overwritten", "q_tape", "q_counters", "in_rows", "in_arena", "in_ok", "in_reason", "in_offsets", "in_pend", "in_keys", "in_key_bounds",
+    "in_where", "ahead_rows", "ahead_arena", "ahead_ok", "ahead_reason", "ahead_offsets", "ahead_pend", "ahead_keys", "ahead_key_bounds",
+    "ahead_where", "ahead_lists", "ahead_at",
     "from_data", "from_bounds", "from_keys", "from_key_bounds", "legs", "fills", "audits", "dlqs", "alerts", "alias_rows", "reroutes",
     "parks", "wakes", "done", "text", "n", "topics", "names", "scratch", "work", "blank_fill", "blank_audit", "blank_alert", "blank_alias",
 )  # fmt: skip
@@ -138,6 +139,8 @@ _AT_IN_OK = AT["in_ok"]
 _AT_IN_REASON = AT["in_reason"]
 _AT_IN_OFFSETS = AT["in_offsets"]
 _AT_IN_PEND = AT["in_pend"]
+_AT_IN_KEYS = AT["in_keys"]
+_AT_IN_KEY_BOUNDS = AT["in_key_bounds"]
 _AT_IN_WHERE = AT["in_where"]
 _AT_AHEAD = AT["ahead_rows"]
 _IN_WORDS = AT["ahead_lists"] - _AT_AHEAD
@@ -412,6 +415,18 @@ def in_offsets(m: Map) -> Ints:
 def in_pend(m: Map) -> Ints:
     """Return `in_pend` (operators/context.py)."""
     return view(m, _AT_IN_PEND, _I64)
+
+
+@njit
+def in_keys(m: Map) -> Bytes:
+    """Return `in_keys` (operators/context.py)."""
+    return view(m, _AT_IN_KEYS, _U8)
+
+
+@njit
+def in_key_bounds(m: Map) -> Ints:
+    """Return `in_key_bounds` (operators/context.py)."""
+    return view(m, _AT_IN_KEY_BOUNDS, _I64)
 
 
 @njit

@@ -16,7 +16,7 @@ from operators.memory import Map, copy_bytes
 from operators.scaled import TOO_LARGE, TOO_PRECISE, rescale
 from schemas.chunk import Bytes, Ints
 from schemas.fields import NULL
-from schemas.hashing import hash128, uuid5, write_int_into
+from schemas.hashing import hash128, partition_of, uuid5, uuid_text_into, write_int_into
 from schemas.jit import bare
 from schemas.reasons import Reason
 from state.table import find
@@ -30,6 +30,7 @@ EVENT_TS_FUTURE, TIMESTAMP_INVALID = int(Reason.event_ts_future), int(Reason.tim
 EXEC_ID_MISSING, SIDE_INVALID, ZERO_QTY = int(Reason.exec_id_missing), int(Reason.side_invalid), int(Reason.zero_qty_trade)
 PRICE_MISSING, PRICE_CONTRACT = int(Reason.price_missing), int(Reason.price_out_of_contract)
 BEYOND_HORIZON, CORRELATION_CONFLICT = int(Reason.beyond_dedup_horizon), int(Reason.correlation_conflict)
+UNCORRELATED = int(Reason.uncorrelated)
 
 FUTURE_NS = 60_000_000_000
 DAY_NS = 86_400_000_000_000
@@ -247,8 +248,29 @@ def normalise(lane_day: int, m: Map, i: int) -> int:
 
 
 @bare
+def correlation_of_key(m: Map, i: int) -> tuple[int, int, bool]:
+    """Return (high, low, found) of the correlation record i is keyed by: a UUID as lanes write it, which belongs to this lane by that key."""
+    start = mem.in_key_bounds(m)[i]
+    if mem.in_key_bounds(m)[i + 1] - start != 36:
+        return 0, 0, False
+    hi, lo = np.uint64(0), np.uint64(0)
+    for j in range(36):
+        digit = hex_digit(mem.in_keys(m)[start + j])
+        if digit >= 0:
+            hi = (hi << np.uint64(4)) | (lo >> np.uint64(60))
+            lo = (lo << np.uint64(4)) | np.uint64(digit)
+    text = mem.scratch(m)
+    uuid_text_into(np.int64(hi), np.int64(lo), text, 0)
+    for j in range(36):
+        if mem.in_keys(m)[start + j] != text[j]:
+            return 0, 0, False
+    found = (hi != np.uint64(0) or lo != np.uint64(0)) and partition_of(text, 0, 36, mem.in_where(m)[1]) == mem.in_where(m)[0]
+    return np.int64(hi), np.int64(lo), found
+
+
+@bare
 def correlate(m: Map, i: int, alias_hi: int, alias_lo: int, alias_known: bool) -> int:
-    """Put the record's correlation into `mem.work(m)` (W_CORR_FROM: 0 none, 1 the record itself, 2 an alias); return a reason or none."""
+    """Put the record's correlation into `mem.work(m)` (W_CORR_FROM: 0 none, 1 the record itself, 2 alias or key); return a reason or none."""
     row = mem.in_rows(m)[i]
     w = mem.work(m)
     hi, lo = row[s.R_CORR], row[s.R_CORR + 1]
@@ -261,11 +283,22 @@ def correlate(m: Map, i: int, alias_hi: int, alias_lo: int, alias_known: bool) -
                     return CORRELATION_CONFLICT
                 hi, lo, known = other_hi, other_lo, True
     w[c.W_CORR_FROM] = 1 if known else 0
+    pend = mem.in_pend(m)[i]
+    # What waits for anything but its alias has its correlation, and may be folded under it: an alias that came later changes nothing.
+    decided = pend >= 0 and np.int64(mem.pendings(m)[pend].reason) != UNCORRELATED
     if alias_known:
-        if known and (alias_hi != hi or alias_lo != lo):
+        if known and not decided and (alias_hi != hi or alias_lo != lo):
             return CORRELATION_CONFLICT
         if not known:
             hi, lo = alias_hi, alias_lo
+            w[c.W_CORR_FROM] = 2
+    if not known:
+        # A lane that was told the alias put its correlation into the key. Only here may it be unheard of: sent on, it would come back.
+        key_hi, key_lo, keyed = correlation_of_key(m, i)
+        if keyed:
+            if alias_known and not decided and (alias_hi != key_hi or alias_lo != key_lo):
+                return CORRELATION_CONFLICT
+            hi, lo = key_hi, key_lo
             w[c.W_CORR_FROM] = 2
     w[c.W_CORR_HI], w[c.W_CORR_LO] = hi, lo
     return NONE

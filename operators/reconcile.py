@@ -13,7 +13,7 @@ from operators import fold
 from operators import memory as mem
 from operators import slots as s
 from operators.memory import Map, copy_bytes, copy_row, put_word
-from operators.normalise import civil_from_days, correlate, exec_key, normalise
+from operators.normalise import civil_from_days, correlate, exec_key, lookup, normalise
 from operators.parking import go_ahead
 from operators.publish import (
     DUP_FEED,
@@ -1542,6 +1542,13 @@ def take_alias(m: Map, i: int) -> None:
     if not begin(m, i):
         return
     row = mem.in_rows(m)[i]
+    if lookup(m, mem.in_arena(m), row[s.L_VENUE], row[s.L_VENUE + 1], c.SEED_VENUE) < 0:
+        refuse(m, VENUE_UNKNOWN)
+        return
+    start, length = put_alias_key(m, s.L_VENUE, s.L_VENUE_ORDER, i)
+    if partition_of(mem.text(m), start, length, mem.in_where(m)[1]) != mem.in_where(m)[0]:
+        reroute(m, start, length, MISROUTED)
+        return
     hi, lo = name_key(m, 0, 0, s.L_VENUE, s.L_VENUE_ORDER, i, TAG_ALIAS)
     known = set_alias(m, hi, lo, row[s.L_CORR], row[s.L_CORR + 1], day_of_ns(row[s.L_TS_NS]))
     if known == 0:

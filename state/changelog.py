@@ -38,7 +38,7 @@ VALUE_BYTES = 900_000
 
 
 class StateMismatch(RuntimeError):
-    """The changelog was written by other row types than this version has; the message says what to do."""
+    """The changelog was written by other row types than this version has, or by something else; the message says what to do."""
 
 
 class Changelog:
@@ -132,9 +132,9 @@ class Changelog:
         return count
 
     def _apply(self, offset: int, value: bytes) -> None:
-        magic, form, _, fingerprint, seq = _HEADER.unpack_from(value)
-        if magic != MAGIC or form != FORMAT:
+        if len(value) < _HEADER.size or _HEADER.unpack_from(value)[:2] != (MAGIC, FORMAT):
             raise StateMismatch(f"changelog offset {offset} is not a state record of format {FORMAT}: is the topic used by something else?")
+        _, _, _, fingerprint, seq = _HEADER.unpack_from(value)
         if fingerprint != self.fingerprint:
             raise StateMismatch(
                 f"changelog offset {offset} was written with other row types than this version has: run the version that wrote it, "

@@ -46,7 +46,8 @@ def murmur2(key: bytes) -> int:
 class Sender:
     """A producer and its accounts. `partitions`: topic → partition count (for what goes to the wrong one on purpose).
 
-    `ledger`: one JSON line per message that was handed to Kafka, written as it is acknowledged (`offset` null when it never was).
+    `ledger`: one JSON line per message that was handed to Kafka, written as it is acknowledged (`partition` and `offset` null when it never
+    was; `offset` alone when Kafka has it and did not say where, as in an answer to a retry).
     `sent` counts what was handed over, `acked` what Kafka has, by topic. `behind_ns`: the most a batch was late. `rate`: reports per second
     of wall time while orders were routed.
     """
@@ -159,8 +160,9 @@ class Sender:
     def _record(self, message: Message, error: KafkaError | None, record: KafkaMessage) -> None:
         self._count(error, record)
         assert self.ledger is not None
-        where = f'"partition":{record.partition()},"offset":{record.offset()}' if error is None else '"partition":null,"offset":null'
+        place = (None, None) if error is not None else (record.partition(), record.offset())
+        partition, offset = ("null" if number is None else number for number in place)
         self.ledger.write(
-            f'{{"topic":"{message.topic}",{where},"key":"{message.key.decode()}","sha256":"{sha256(message.value).hexdigest()}",'
+            f'{{"topic":"{message.topic}","partition":{partition},"offset":{offset},"key":"{message.key.decode()}","sha256":"{sha256(message.value).hexdigest()}",'
             f'"due_ns":{message.due_ns},"kind":"{message.kind}","order":"{message.order}","fault":"{message.fault}"}}\n'
         )

@@ -6,11 +6,13 @@ Nothing may be lost, repeated or out of balance, and every fill and venue order 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import pytest
+from confluent_kafka import KafkaError
 
 from bench.acceptance import Options, Outcome, accept
 from bench.driver import warm
@@ -27,9 +29,12 @@ from bench.verdict import (
     Problems,
     check_fills,
     check_letters,
+    check_sent,
     play,
     read_audits,
 )
+from connectors.simulator.messages import Message
+from connectors.simulator.sender import Sender
 from flows.run import fault_of
 from flows.settings import SettingsError
 from tests.conftest import fresh_topics
@@ -232,6 +237,48 @@ def test_read_ledger_one_place_told_twice_is_refused(tmp_path: Path) -> None:
     file.write_text(line + line)
     with pytest.raises(ValueError, match="twice"):
         read_ledger(file)
+
+
+class Delivered(NamedTuple):
+    """What the Kafka client says of a message it delivered, or gave up."""
+
+    at: int | None
+
+    def topic(self) -> str:
+        return REPORT
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int | None:
+        return self.at
+
+
+def test_message_delivered_at_an_offset_nobody_told_is_found_by_its_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.ndjson"
+    with file.open("w", encoding="utf-8") as ledger:
+        sender = Sender("127.0.0.1:1", {}, {}, ledger)
+        for value, error, at in (
+            (b"placed", None, 3),
+            (b"unplaced", None, None),
+            (b"given up", KafkaError(KafkaError._MSG_TIMED_OUT), None),
+        ):
+            sender._record(Message(REPORT, b"k", value, 0, "NEW"), error, cast(Any, Delivered(at)))
+    found = read_ledger(file)
+    digest = sha256(b"unplaced").digest()
+    assert found.undelivered == 1
+    assert list(found.sent[REPORT, 0]) == [3]
+    assert found.unplaced == {(REPORT, 0): {digest: 1}}
+    _, task = lane_with_one_fill()
+    task = replace(task, sent=found.of_lane([REPORT], 0), unplaced={REPORT: found.unplaced[REPORT, 0]})
+    there = [Record(3, b"k", b"placed"), Record(4, b"k", b"unplaced")]
+    right, absent, twice = LaneVerdict(0), LaneVerdict(0), LaneVerdict(0)
+    check_sent(task, REPORT, there, right)
+    check_sent(task, REPORT, there[:1], absent)
+    check_sent(task, REPORT, [*there, Record(5, b"k", b"unplaced")], twice)
+    assert (right.problems.counts, right.arrived) == ({}, {})
+    assert absent.problems.counts == {"lost": 1}
+    assert twice.arrived == {(REPORT, b"k", digest, 0): 1}
 
 
 @pytest.mark.parametrize("text", ["before_commit", "before_commit:0", "sometime:3", "w/before_commit:x"])

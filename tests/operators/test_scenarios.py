@@ -13,19 +13,22 @@ from typing import Any
 
 import pytest
 
-from bench.oracle import ACK, HOLD, REPORT, ROUTE
+from bench.oracle import ACK, ALIAS, HOLD, REPORT, ROUTE, lane_of
 from tests.properties.histories import History, Message
 from tests.support import (
     DAY,
     SECOND,
     T0,
+    Cluster,
     Harness,
     LogicHarness,
     OracleHarness,
     ack,
+    alias,
     client_id,
     correlation,
     decision,
+    key_of,
     last_versions,
     positions,
     report,
@@ -732,6 +735,143 @@ def test_r50_report_whose_alias_never_comes_is_dead_after_two_minutes(h: Harness
     h.advance(2)
     assert reasons(h) == [{"uncorrelated_expired"}]
     assert count(h, "pending") == 0
+
+
+def keyed(order: Order, key: str, **fields: Any) -> None:
+    """Send a trade of 5 that says no correlation, under a key."""
+    order.h.send(REPORT, order.make("TRADE", **{"exec_id": "E1", "last_qty": "5", "last_px": "10", **fields}), key.encode())
+
+
+def test_r49_report_sent_under_its_correlation_needs_no_alias(h: Harness) -> None:
+    order = delta(h)
+    keyed(order, order.id)
+    assert order.totals == (5, 95, "PARTIALLY_FILLED")
+    h.send(ACK, ack(order.id, "100", venue="DELTA", venue_order_id="V1"))
+    assert order.totals == (5, 95, "PARTIALLY_FILLED")
+
+
+def test_r49_report_sent_under_its_correlation_waits_for_the_route(h: Harness) -> None:
+    order = delta(h, routed=False)
+    keyed(order, order.id)
+    h.advance(119)
+    assert count(h, "pending") == 1
+    h.send(ROUTE, route(order.id, "100"))
+    assert order.totals == (5, 95, "PARTIALLY_FILLED")
+    assert h.dead == []
+
+
+NO_CORRELATIONS = (
+    "DELTA|V1", "", correlation(171).upper(), correlation(171)[:-1], correlation(171) + "0", correlation(171).replace("-", ""),
+    correlation(171).replace("-", "_"), correlation(171)[:-1] + "g", "0" * 36, correlation(0).replace("4", "0").replace("8", "0"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", NO_CORRELATIONS)
+def test_r49_other_keys_tell_no_correlation(h: Harness, key: str) -> None:
+    order = delta(h)
+    h.send(ROUTE, route(correlation(171), "100"))
+    keyed(order, key)
+    h.advance(121)
+    assert reasons(h) == [{"uncorrelated_expired"}]
+
+
+def test_r49_key_and_alias_that_differ_are_a_conflict(h: Harness) -> None:
+    one, other = delta(h), Order(h, 2, venue="DELTA")
+    h.send(ACK, ack(one.id, "100", venue="DELTA", venue_order_id="V1"))
+    keyed(one, other.id)
+    assert reasons(h) == [{"correlation_conflict"}]
+    assert (one.state["cum"], h.order_state(other.id)) == (0, [])
+
+
+def test_r49_key_counts_for_nothing_where_the_report_says_its_correlation(h: Harness) -> None:
+    one, other = Order(h, 1), Order(h, 2)
+    keyed(one, other.id)
+    keyed(one, other.id, exec_id="E2", correlation=None)
+    assert one.state["cum"] == 10
+    assert h.order_state(other.id) == []
+
+
+def test_r49_report_sent_under_a_correlation_it_does_not_fit_is_held(h: Harness) -> None:
+    order = delta(h)
+    keyed(order, order.id, side="SELL")
+    assert order.state["held"] == ["side_mismatch"]
+    assert h.fills == []
+    assert count(h, "pending") == 1
+
+
+@pytest.mark.parametrize("keyed_only", [False, True])
+def test_r49_alias_that_contradicts_comes_too_late_for_a_held_report(h: Harness, keyed_only: bool) -> None:
+    order = delta(h) if keyed_only else Order(h, venue="DELTA")
+    keyed(order, order.id, last_qty="60")
+    keyed(order, order.id, last_qty="60", exec_id="E2")
+    assert order.state["held"] == ["overfill"]
+    h.send(ALIAS, alias(correlation(2), "DELTA", "V1"))
+    order.decide("RELEASE")
+    assert h.dead == []
+    assert positions(h) == {("ACC-1", "ACME"): Decimal(120)}
+    assert order.state["cum"] == 120
+
+
+@pytest.mark.parametrize("keyed_only", [False, True])
+def test_r49_alias_that_contradicts_comes_too_late_for_a_report_that_waits_for_its_route(h: Harness, keyed_only: bool) -> None:
+    order = delta(h, routed=False) if keyed_only else Order(h, venue="DELTA", routed=False)
+    keyed(order, order.id)
+    h.send(ALIAS, alias(correlation(2), "DELTA", "V1"))
+    h.send(ROUTE, route(order.id, "100"))
+    assert order.totals == (5, 95, "PARTIALLY_FILLED")
+    keyed(order, order.id, exec_id="E2")
+    assert reasons(h) == [{"correlation_conflict"}]
+
+
+def afar(n_lanes: int) -> tuple[int, int]:
+    """Return (number, lane) of an order whose venue order V1 at DELTA is asked for in another lane."""
+    at = lane_of("DELTA|V1", n_lanes)
+    return next((n, lane) for n in range(1, 100) if (lane := lane_of(correlation(n), n_lanes)) != at)
+
+
+@pytest.mark.parametrize("make", [OracleHarness, LogicHarness])
+@pytest.mark.parametrize("first", ["alias", "report"])
+def test_r49_alias_told_from_outside_leads_a_report_to_its_order(make: type[Harness], first: str) -> None:
+    cluster = Cluster(make, 4)
+    number, lane = afar(4)
+    name = correlation(number)
+    cluster.send(ROUTE, route(name, "100"))
+    trade = report("TRADE", None, T0, venue="DELTA", venue_order_id="V1", exec_id="E1", last_qty="5", last_px="10")
+    told = alias(name, "DELTA", "V1")
+    for topic, value in ((ALIAS, told), (REPORT, trade)) if first == "alias" else ((REPORT, trade), (ALIAS, told)):
+        cluster.send(topic, value)
+    cluster.send(REPORT, trade)
+    (state,) = cluster.order_state(name)
+    assert state["cum"] == 5
+    assert [len(harness.fills) for harness in cluster.lanes] == [n == lane for n in range(4)]
+    assert cluster.balance()["rerouted"] == 2
+    assert cluster.balance()["duplicate"] == 1
+
+
+@pytest.mark.parametrize("make", [OracleHarness, LogicHarness])
+def test_r49_key_of_another_lane_tells_no_correlation(make: type[Harness]) -> None:
+    number, lane = afar(4)
+    wrong = next(n for n in range(4) if n not in (lane, lane_of("DELTA|V1", 4)))
+    harness = make(lane=wrong, n_lanes=4)  # type: ignore[call-arg]
+    order = delta(harness, routed=False)
+    order.id = correlation(number)
+    keyed(order, order.id)
+    assert [(topic, key) for topic, key, _ in harness.reroutes] == [(REPORT, b"DELTA|V1")]
+
+
+@pytest.mark.parametrize("make", [OracleHarness, LogicHarness])
+def test_r49_misplaced_alias_is_sent_to_its_lane_and_told_nowhere_else(make: type[Harness]) -> None:
+    number, lane = afar(4)
+    harness = make(lane=lane, n_lanes=4)  # type: ignore[call-arg]
+    told = alias(correlation(number), "DELTA", "V1")
+    harness.send(ALIAS, told)
+    assert harness.reroutes == [(ALIAS, key_of(ALIAS, told), told)]
+    assert harness.balance()["rerouted"] == 1
+
+
+def test_r49_alias_of_an_unknown_venue_is_dead(h: Harness) -> None:
+    h.send(ALIAS, alias(correlation(1), "NOWHERE", "V1"))
+    assert reasons(h) == [{"venue_unknown"}]
 
 
 def test_r51_wrong_client_id_makes_no_phantom_order(h: Harness) -> None:

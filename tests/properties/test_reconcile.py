@@ -18,7 +18,7 @@ from typing import Any
 from hypothesis import HealthCheck, currently_in_test_context, given, note, seed, settings
 from hypothesis import strategies as st
 
-from bench.oracle import ALIAS, REPORT, ROUTE
+from bench.oracle import REPORT, ROUTE
 from schemas.chunk import Records, split
 from tests.properties.histories import History, Message, histories, shuffled
 from tests.support import (
@@ -379,11 +379,10 @@ def wrong_lane(dice: bytes, number: int, n_lanes: int) -> int | None:
 
 
 def feed_lanes(cluster: Cluster, history: History, dice: bytes) -> None:
-    """Feed a history to many lanes. Aliases are left to the lanes themselves: only an acknowledgement taken by its lane tells one."""
+    """Feed a history to many lanes."""
     remark(history)
     for number, message in enumerate(history.messages):
-        if message.topic != ALIAS:
-            cluster.send(message.topic, message.value, wrong_lane(dice, number, 4), now_ns=T0 + 10**16)
+        cluster.send(message.topic, message.value, wrong_lane(dice, number, 4), now_ns=T0 + 10**16)
 
 
 @runs(100)
