@@ -211,7 +211,7 @@ class _Demo:
     def _warm(self) -> None:
         if warm.is_warm():
             return
-        self._say("compiling the kernels, once for this version: one to three minutes")
+        self._say("compiling the kernels, once for this version: about a minute on two free cores")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name == f"{PREFIX}NUMBA_CACHE"}
         process = subprocess.Popen([sys.executable, "-m", "flows", "warm"], env=environment, preexec_fn=die_with_parent(signal.SIGKILL))
         try:

@@ -97,9 +97,7 @@ def _histogram(metric: str, doc: str, names: list[str], values: list[str], histo
 
 
 def serve_metrics(snapshot: Snapshot, port: int, host: str = "127.0.0.1") -> Callable[[], None]:
-    """Serve /metrics at host:port (port 0: not at all); return what ends it. Raises StartupError when the port is taken."""
-    if not port:
-        return lambda: None
+    """Serve /metrics at host:port; return what ends it. Raises StartupError when the port is taken."""
     registry = CollectorRegistry()
     registry.register(RuntimeCollector(snapshot))
     try:
