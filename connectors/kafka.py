@@ -110,9 +110,7 @@ class SessionConfig:
     broadcast: tuple[str, ...] = ()
     client: Mapping[str, Any] = field(default_factory=dict)
     commit_interval_ms: int = 25
-    """How often a transaction is committed while there is input, at least."""
-    commit_min_interval_ms: int = 10
-    """How often at most: commits that take little come as often as this, those that take long at twice the time they take."""
+    """How often a transaction is committed while there is input."""
     idle_tick_ms: int = 100
     """How often the lanes' clocks are asked while there is none."""
     poll_ms: int = 5
@@ -148,8 +146,6 @@ class SessionConfig:
             raise StartupError("a flow needs at least one input topic")
         if not 10 <= self.commit_interval_ms <= self.transaction_timeout_ms // 2:
             raise StartupError(f"commit_interval_ms must be between 10 and half of transaction_timeout_ms, not {self.commit_interval_ms}")
-        if not 5 <= self.commit_min_interval_ms <= self.commit_interval_ms:
-            raise StartupError(f"commit_min_interval_ms must be between 5 and commit_interval_ms, not {self.commit_min_interval_ms}")
         for name in ("idle_tick_ms", "poll_ms", "max_chunk_records", "lane_pause_bytes", "max_uncommitted_bytes", "session_timeout_ms"):
             if getattr(self, name) < 1:
                 raise StartupError(f"{name} must be positive, not {getattr(self, name)}")

@@ -157,7 +157,6 @@ def session_config(settings: Settings, flow: Flow) -> SessionConfig:
         broadcast=flow.broadcast,
         changelog=flow.changelog,
         commit_interval_ms=settings.commit_interval_ms,
-        commit_min_interval_ms=settings.commit_min_interval_ms,
         max_chunk_records=settings.max_chunk_records,
         lane_pause_bytes=settings.lane_pause_bytes,
         session_timeout_ms=settings.session_timeout_ms,

@@ -251,7 +251,6 @@ class Runtime:
         self._counts = dict.fromkeys(COUNTERS, 0)
         self._restore_s = 0.0
         self._broadcast_wait_s = 0.0
-        self._commit_mean_ms = 10.0
         self._commit_ms = _Histogram(LATENCY_BUCKETS_MS)
         self._chunk_records = _Histogram(CHUNK_BUCKETS)
         self._recent_ms: deque[float] = deque(maxlen=_KEEP_LATENCIES)
@@ -378,7 +377,7 @@ class Runtime:
         if self._commit is not None:
             timeout_s = min(config.poll_ms, 2) / 1000  # its end is noticed at the next poll only: look more often
         else:
-            due = self._last_tick + (self._pace_ms() if self._took_in else config.idle_tick_ms) / 1000
+            due = self._last_tick + (config.commit_interval_ms if self._took_in else config.idle_tick_ms) / 1000
             timeout_s = min(config.poll_ms / 1000, max(0.0, due - now))
         # a count limit that also bounds the bytes: the mean size of late is good enough, the fetch queues bound the rest
         limit = max(1, min(config.max_chunk_records, int(config.max_uncommitted_bytes / self._record_bytes)))
@@ -447,7 +446,7 @@ class Runtime:
         config = self.config
         due = (
             force
-            or (self._took_in and waited_ms >= self._pace_ms())
+            or (self._took_in and waited_ms >= config.commit_interval_ms)
             or waited_ms >= config.idle_tick_ms
             or sum(lane.open_bytes for lane in self._lanes.values()) >= config.max_uncommitted_bytes
         )
@@ -458,11 +457,6 @@ class Runtime:
         self._barrier_out = set(self._lanes)
         self._parts = []
         return [(str(lane), _Work(self._epoch, lane, None)) for lane in self._lanes]
-
-    def _pace_ms(self) -> float:
-        """Return the time between two commits: about half of it a commit is under way, within what the settings allow."""
-        config = self.config
-        return min(config.commit_interval_ms, max(config.commit_min_interval_ms, 2 * self._commit_mean_ms))
 
     def _stop_items(self) -> list[tuple[str, _Work]]:
         """Commit what was read, leave, end."""
@@ -652,7 +646,6 @@ class Runtime:
             self._commit = None
         self._fault("after_commit")
         took_ms = (self._monotonic() - self._commit_began) * 1000
-        self._commit_mean_ms += 0.1 * (took_ms - self._commit_mean_ms)
         self._commit_ms.add(took_ms)
         self._recent_ms.append(took_ms)
         self._counts["commits"] += 1

@@ -86,10 +86,7 @@ class Settings(BaseSettings):
         description="This worker's name, unique in the group and the same after a restart; default FLOW-0. Set by `run --workers`.",
     )
     commit_interval_ms: int = Field(
-        25, ge=10, le=10_000, description="Time between commits under load, at most: lower is sooner visible, higher is cheaper."
-    )
-    commit_min_interval_ms: int = Field(
-        10, ge=5, le=10_000, description="Time between commits, at least. In between it is twice the time a commit takes."
+        25, ge=10, le=10_000, description="Time between commits under load: lower is sooner visible, higher is cheaper."
     )
     tape_wait_ms: int = Field(10, ge=0, le=1_000, description="How long a fill may wait for the market data that belongs to its time.")
     broadcast_lookback_s: int = Field(
@@ -144,11 +141,6 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
-        if self.commit_min_interval_ms > self.commit_interval_ms:
-            raise ValueError(
-                f"HEDGEROW_COMMIT_MIN_INTERVAL_MS: {self.commit_min_interval_ms} is more than HEDGEROW_COMMIT_INTERVAL_MS "
-                f"{self.commit_interval_ms}"
-            )
         if self.commit_interval_ms * 4 > self.transaction_timeout_ms:
             raise ValueError(
                 f"HEDGEROW_COMMIT_INTERVAL_MS: {self.commit_interval_ms} leaves no room within HEDGEROW_TRANSACTION_TIMEOUT_MS "

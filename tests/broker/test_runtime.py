@@ -505,7 +505,7 @@ def test_slow_lane_is_paused_and_uncommitted_bytes_stay_bounded(toy: Toy) -> Non
     limit = 256 * 1024
     worker = toy.start(
         flow={"slow_s": 0.05},
-        config={"lane_pause_bytes": limit, "max_chunk_records": 50, "commit_interval_ms": 2000, "commit_min_interval_ms": 2000},
+        config={"lane_pause_bytes": limit, "max_chunk_records": 50, "commit_interval_ms": 2000},
     )
     toy.assert_counted_once()
     figures = toy.figures(worker)

@@ -114,11 +114,6 @@ def test_settings_file_missing_or_broken_is_told(tmp_path: Path) -> None:
     assert problems(file=tmp_path) == [f"HEDGEROW_SETTINGS: {tmp_path}: Is a directory"]
 
 
-def test_settings_commit_intervals_the_wrong_way_round_are_told() -> None:
-    told = problems(commit_interval_ms=20, commit_min_interval_ms=30)
-    assert told == ["HEDGEROW_COMMIT_MIN_INTERVAL_MS: 30 is more than HEDGEROW_COMMIT_INTERVAL_MS 20"]
-
-
 def test_settings_commit_interval_too_long_for_transaction_is_told() -> None:
     told = problems(commit_interval_ms=1_000, transaction_timeout_ms=2_000)
     assert len(told) == 1
