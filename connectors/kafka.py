@@ -843,7 +843,7 @@ class Session:
 
     @staticmethod
     def _need(sender: _Sender | None) -> _Sender:
-        assert sender is not None, "open() first"
+        assert sender is not None, "fence_earlier_lives() first"
         return sender
 
     # --- broadcast ---
