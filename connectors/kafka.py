@@ -121,7 +121,7 @@ class SessionConfig:
     max_uncommitted_bytes: int = 64 * 1024 * 1024
     """Uncommitted bytes of all lanes above which a commit does not wait for the interval."""
     session_timeout_ms: int = 6_000
-    transaction_timeout_ms: int = 10_000
+    transaction_timeout_ms: int = 8_000
     assign_timeout_ms: int = 60_000
     """How long a new owner waits for transactions of the old one to end (brokers look for timed-out ones every 10 s)."""
     restore_timeout_ms: int = 120_000

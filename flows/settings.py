@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         3_600, ge=0, le=604_800, description="How far back market data is read before the lanes start; 0 reads all that is kept."
     )
     transaction_timeout_ms: int = Field(
-        10_000,
+        8_000,
         ge=2_000,
         le=900_000,
         description="After this the broker aborts a dead worker's transaction; until then readers wait behind it.",
