@@ -25,6 +25,7 @@ from rich.table import Table
 from bench.backlog import RATE, Load, Maker
 from bench.driver import REFERENCE, Driver, DriverError, broker, children, put_away, warm
 from bench.execution import FILLS, QUIET_S, SECOND, WARM_RECORDS, BenchError, Drain, child_java, cpu_seconds, send, told
+from bench.latency import busy_s
 from bench.ledger import Cluster, ReadError
 from bench.oracle import lane_of
 from bench.verdict import say
@@ -120,16 +121,6 @@ def by_worker(lanes: Mapping[str, Sequence[int]], by_lane: Mapping[int, int]) ->
     return {worker: sum(by_lane.get(lane, 0) for lane in owned) for worker, owned in lanes.items()}
 
 
-def machine_cpu_s() -> float:
-    """Return the processor time all processes of the machine have had (Linux)."""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    except OSError:
-        return 0.0
-    ticks = [int(ticks) for ticks in fields]
-    return (sum(ticks[:8]) - ticks[3] - ticks[4]) / float(os.sysconf("SC_CLK_TCK"))
-
-
 @dataclass(frozen=True)
 class Bench:
     """What is the same for all numbers of workers; the loads as in bench/execution.py."""
@@ -197,7 +188,7 @@ class Bench:
     def _cpu(self, pids: Mapping[str, int]) -> tuple[dict[str, float], float, float]:
         """Return processor seconds so far: by worker, the broker's, the machine's."""
         broker_s = 0.0 if self.broker_pid is None else cpu_seconds([self.broker_pid])
-        return {worker: cpu_seconds([pid]) for worker, pid in pids.items()}, broker_s, machine_cpu_s()
+        return {worker: cpu_seconds([pid]) for worker, pid in pids.items()}, broker_s, busy_s()
 
     def _fills_by_lane(self, drain: Drain) -> Counter[int]:
         """Return lane → fills of the backlog: fills are keyed by book, so the lane is that of their correlation."""

@@ -54,11 +54,6 @@ def njit(function: F) -> F:
     return cast(F, _kernel(function, _nrt=True))
 
 
-def inline(function: F) -> F:
-    """As `njit`; says of a small helper that only other kernels call it."""
-    return cast(F, _kernel(function, _nrt=True))
-
-
 def bare(function: F) -> F:
     """As `njit`, for kernels that create no array and return none: without the run time that counts references to arrays.
 
