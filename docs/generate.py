@@ -14,8 +14,20 @@ from pydantic_core import PydanticUndefined
 
 from flows.metrics import METRICS
 from flows.settings import FILE_VARIABLE, RESERVED_KAFKA_OPTIONS, Settings, variable
-from schemas.reasons import Reason, Stage, replayable, stage_of
-from schemas.registry import DAY_MS, EXECUTION_BROADCAST, EXECUTION_INPUTS, EXECUTION_OUTPUTS, TOPICS
+from schemas.reasons import HedgeReason, Reason, Stage, hedge_group_of, replayable, stage_of
+from schemas.registry import (
+    DAY_MS,
+    EXECUTION_BROADCAST,
+    EXECUTION_CHANGELOG,
+    EXECUTION_INPUTS,
+    EXECUTION_OUTPUTS,
+    HEDGER_BROADCAST,
+    HEDGER_CHANGELOG,
+    HEDGER_INPUTS,
+    HEDGER_OUTPUTS,
+    TOPICS,
+)
+from state import hedges
 from state.ledger import BALANCE
 
 HERE = Path(__file__).resolve().parent
@@ -40,10 +52,17 @@ REASONS: dict[Reason, str] = {
     Reason.price_missing: "a TRADE or CORRECT without last_px",
     Reason.price_out_of_contract: "last_px is not above zero",
     Reason.zero_qty_trade: "last_qty is 0",
+    Reason.book_unknown: "kept for a closed list of books; no flow writes it: the hedger takes every book it is told of",
+    Reason.target_not_finite: "a target_size that is no decimal string of at most 18 digits",
+    Reason.universe_missing: "kept; no flow writes it: a book without a universe is booked and told of under the hedger's reason of this name",
     Reason.order_unknown_expired: "no routed order with its correlation came within 120 s",
     Reason.uncorrelated_expired: "nothing told within 120 s which order it belongs to",
     Reason.correlation_conflict: "correlation_id, client_order_id, the alias of the venue's order id and the record's key do not agree",
     Reason.intent_conflict: "another order was already routed under this correlation_id",
+    Reason.sender_not_allowed: "the topic lists who may send to it, and this sender is not one of them",
+    Reason.approvals_missing: "a resume without the approvals of risk and compliance, by two people; read whole by every worker, "
+    "so it is counted (`resume_rejected_approvals_missing`) and makes no dead letter",
+    Reason.hedge_unknown: "the lane knows no hedge, or no order of a hedge, with this id",
     Reason.exec_conflict: "the execution id is known with other content; the first fact stands and the order is held",
     Reason.chain_fork: "what it refers to was already corrected or busted by another report",
     Reason.chain_cycle: "it refers to itself, or to a report that waits for it",
@@ -53,6 +72,7 @@ REASONS: dict[Reason, str] = {
     Reason.ref_cross_order: "what it refers to belongs to another order",
     Reason.beyond_dedup_horizon: "the trade date is older than the venue's dedup horizon, so a repeat could not be told from a new fill",
     Reason.event_ts_future: "the event is more than 60 s after its receipt, or the receipt more than 60 s after now",
+    Reason.ttl_expired: "a decision of the desk, or a hedge asked for, that is older than its `ttl_ms`",
     Reason.operator_rejected: "an operator rejected it (`execution.intent.hold.v1`)",
     Reason.internal_error: "kept for faults of hedgerow's own; no flow writes it: such a fault ends the worker instead",
     Reason.order_unknown: "waits for the routed order",
@@ -95,6 +115,87 @@ REASONS: dict[Reason, str] = {
 }  # fmt: skip
 """What each reason code means, in one line."""
 
+HEDGE_REASONS: dict[HedgeReason, str] = {
+    HedgeReason.hedge_sent: "a hedge was sent",
+    HedgeReason.hedge_reduced_by_limit: "it is smaller than wanted, because a limit bound it",
+    HedgeReason.limit_forced: "a limit that was already broken forced the way back, though risk grows by it",
+    HedgeReason.unwind_by_policy: "PolicyGuard's policy names the position to be taken down",
+    HedgeReason.secondary_used: "instruments kept for when the primary ones cannot take enough were opened",
+    HedgeReason.envelope_forced: "sent at a wide spread, because the residual had waited longer than 60 s",
+    HedgeReason.dust: "the risk left is too small to trade",
+    HedgeReason.within_no_trade_band: "what trading costs is more than the risk it would take away",
+    HedgeReason.within_ratio_buffer: "the ratio has moved by less than its standard error",
+    HedgeReason.inflight_covers: "hedges under way cover it when they fill",
+    HedgeReason.same_version: "a hedge of exactly this exposure was sent and has not ended",
+    HedgeReason.cooldown: "too soon after the last hedge in the instrument",
+    HedgeReason.no_exposure: "nothing is to be hedged and nothing is held",
+    HedgeReason.halted: "a HALT is in effect",
+    HedgeReason.reducing_only: "only trades that lower the risk are taken now",
+    HedgeReason.dnt: "a do-not-trade window is open",
+    HedgeReason.limit_bound: "the position limit of the instrument",
+    HedgeReason.headroom_zero: "no headroom is left in the instrument",
+    HedgeReason.capital_cap: "the capital the positions may take",
+    HedgeReason.adv_cap: "the share of the day's usual volume that may be traded",
+    HedgeReason.liquidity_tier: "the share of the quoted size that the instrument's tier allows",
+    HedgeReason.stress_bound: "a stress scenario's loss",
+    HedgeReason.sender_not_allowed: "who asked may not; no flow writes it: such a request is a dead letter",
+    HedgeReason.held_by_desk: "the manual desk holds the book or the instrument",
+    HedgeReason.stale_quote: "the newest quote is too old",
+    HedgeReason.stale_covariance: "no bar has closed for too long",
+    HedgeReason.stale_allocation: "the target is past its time to live; the last one known is used, and only reducing is allowed",
+    HedgeReason.stale_risk_state: "the risk state is too old, or there is none",
+    HedgeReason.warmup: "too few bars for ratios of their own",
+    HedgeReason.weak_relation: "the instrument explains too little of the exposure, or its covariance cannot be solved",
+    HedgeReason.unknown_inflight: "a hedge was sent and nobody knows what became of it; it counts as in flight",
+    HedgeReason.policy_hash_mismatch: "the policy is not the one that was expected",
+    HedgeReason.price_missing: "no price, or no rate to the book's base currency",
+    HedgeReason.zero_variance: "the series does not move",
+    HedgeReason.universe_missing: "nothing says what the book may hedge with",
+    HedgeReason.policy_missing: "no policy for the book",
+    HedgeReason.allocation_missing: "no target, and the policy says not to hedge without one",
+    HedgeReason.not_profitable: "in whole lots it would cost more than it is worth",
+    HedgeReason.predicate_min_var: "it would take away less than 1 % of the variance",
+    HedgeReason.predicate_spread: "the spread is wider than in four fifths of the last hour",
+    HedgeReason.predicate_cost: "it would cost more than the policy's max_cost_bps",
+    HedgeReason.below_min_notional: "it is less than the instrument's least notional",
+    HedgeReason.predicate_coverage: "coverage would not be better after it; no flow writes it yet",
+    HedgeReason.predicate_var_limit: "the value at risk would still be over its limit",
+    HedgeReason.solver_inexact: "the answer did not pass the optimality check",
+    HedgeReason.channel_down: "no orders can be sent to the venue",
+    HedgeReason.channel_queued: "all that would help is behind a closed channel; decided afresh when it opens",
+    HedgeReason.no_instrument: "no instrument may be traded for it",
+    HedgeReason.escalated: "what is open to the hedger is not enough; others were told",
+    HedgeReason.correlation_breakdown: "exposure and instrument no longer move together as they did",
+    HedgeReason.overhedged: "more is held than is needed",
+    HedgeReason.coverage_gap: "coverage under 95 % for five minutes",
+    HedgeReason.liquidity_shortfall: "the primary instruments cannot take enough",
+    HedgeReason.completion_late: "coverage under 95 % after two minutes",
+    HedgeReason.acked: "the order agent has it at the venue; no flow writes it yet, the state says it",
+    HedgeReason.refused: "the venue or the order agent refused it; no flow writes it yet, the state says it",
+    HedgeReason.canceled: "it was canceled; no flow writes it yet, the state says it",
+    HedgeReason.expired: "its time was over",
+    HedgeReason.filled: "it was filled; no flow writes it yet, the state says it",
+    HedgeReason.superseded: "it waited, and what is needed is decided afresh",
+    HedgeReason.manual: "the desk took it over",
+    HedgeReason.late_fill: "a fill came after it had ended; it counts",
+    HedgeReason.hedge_fill_busted: "a fill of it was busted; the residual is open again; no flow writes it yet",
+    HedgeReason.fill: "a fill",
+    HedgeReason.allocation: "a target",
+    HedgeReason.risk_state: "a risk state",
+    HedgeReason.policy: "a policy",
+    HedgeReason.universe: "a universe",
+    HedgeReason.bar: "a bar closed",
+    HedgeReason.hedge_state: "a hedge changed its state",
+    HedgeReason.channel: "an order channel opened or closed",
+    HedgeReason.resume: "a HALT ended; no flow writes it yet, `halt` stands for both",
+    HedgeReason.halt: "a HALT began or ended",
+    HedgeReason.timer: "the time had come to look again",
+    HedgeReason.request: "somebody asked for a hedge",
+    HedgeReason.desk: "the desk spoke",
+    HedgeReason.restart: "the worker took the lane over",
+}  # fmt: skip
+"""What each of the hedger's reasons means, in one line."""
+
 COUNTERS: dict[str, str] = {
     "received": "inputs taken in",
     "published": "inputs that ended as published, state changes included",
@@ -123,6 +224,33 @@ COUNTERS: dict[str, str] = {
 }
 """What a lane of the execution flow counts, as `hedgerow_lane_count{name=…}`."""
 
+HEDGER_COUNTERS: dict[str, str] = {
+    "received": "inputs taken in",
+    "applied": "inputs that were taken",
+    "duplicate": "inputs that were repeats, or targets older than the one known",
+    "echo": "the hedger's own intents, read back",
+    "dlq": "inputs that ended as dead letters",
+    "rerouted": "inputs of another lane's books, sent on to it",
+    "decisions": "decisions, also those to do nothing",
+    "hedges_sent": "hedges sent",
+    "hedges_queued": "hedges that had to wait for an order channel",
+    "hedges_blocked": "of these, dropped by a HALT",
+    "hedges_ended": "hedges sent that ended",
+    "hedges_failed": "hedges that were refused or expired with less than 95 % filled, or UNKNOWN for two minutes",
+    "hedge_fills": "fills of hedges",
+    "audit_records": "audit records written",
+    "escalations": "escalations sent",
+    "halt_acks": "HALTs acknowledged",
+    "balance_mismatch": "received − applied − duplicate − echo − dlq − rerouted: must be 0",
+    "dlq_<reason>": "dead letters of a reason",
+    "books": "books in state",
+    "positions_kept": "positions in state",
+    "fills_kept": "fills in state, by which a repeat is known",
+    "hedges_open": "hedges that have not ended, those that wait included",
+    "coverage_gaps": "books whose coverage is under its target now",
+}
+"""What a lane of the hedger counts."""
+
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """Return a Markdown table."""
@@ -142,7 +270,7 @@ def reasons() -> str:
     titles = {
         Stage.decode: "Decode: the bytes are not a message of the contract",
         Stage.normalise: "Normalise: the message does not fit the reference data, or says too little",
-        Stage.identity: "Identity: which order it belongs to",
+        Stage.identity: "Identity: which order or hedge it belongs to, and whether who sent it may",
         Stage.chain: "Chain: what it repeats, corrects or busts",
         Stage.time: "Time",
         Stage.release: "Release",
@@ -159,7 +287,33 @@ def reasons() -> str:
         found = [r for r in Reason if r and stage_of(r) is stage]
         rows = [[f"`{r.name}`", int(r), *(["yes" if replayable(r) else "no"] if dead else []), REASONS[r]] for r in found]
         parts += [f"## {title}", table(["name", "number", *(["replay"] if dead else []), "meaning"], rows)]
+    groups: dict[str, list[list[object]]] = {}
+    for reason in HedgeReason:
+        if reason:
+            groups.setdefault(hedge_group_of(reason), []).append([f"`{reason.name}`", int(reason), HEDGE_REASONS[reason]])
+    parts += [
+        "## Why the hedger acted, or did not",
+        """The hedger rejects an input with the codes above. Those below are the `reasons` and `triggers` of its audit records, the `reason`
+        and `tried` of its escalations, and the `annotations` of its hedge events. Their numbers are a list of their own.""",
+    ]
+    for group, title in _GROUPS.items():
+        parts += [f"### {title}", table(["name", "number", "meaning"], groups.pop(group))]
+    if groups:
+        raise ValueError(f"groups without a title: {sorted(groups)}")
     return page("Reason codes", *parts)
+
+
+_GROUPS = {
+    "acted": "Acted",
+    "nothing to do": "Nothing to do",
+    "not allowed": "Not allowed, or bound by a limit",
+    "not known": "Not known",
+    "not worth it": "Not worth it",
+    "outside": "Outside the hedger",
+    "of a hedge": "What became of a hedge",
+    "trigger": "Triggers: what made the hedger look",
+}
+"""Titles of the groups of the hedger's reasons."""
 
 
 def settings() -> str:
@@ -187,22 +341,30 @@ def settings() -> str:
 
 def topics() -> str:
     """Return docs/topics.md."""
-    received, sent = {*EXECUTION_INPUTS, *EXECUTION_BROADCAST}, set(EXECUTION_OUTPUTS)
+    flows = (
+        ({*EXECUTION_INPUTS, *EXECUTION_BROADCAST}, set(EXECUTION_OUTPUTS), EXECUTION_CHANGELOG),
+        ({*HEDGER_INPUTS, *HEDGER_BROADCAST}, set(HEDGER_OUTPUTS), HEDGER_CHANGELOG),
+    )
     rows = []
     for topic in TOPICS.values():
-        use = " and ".join(word for word, names in (("in", received), ("out", sent)) if topic.name in names) or "state"
+        uses = []
+        for received, sent, changelog in flows:
+            use = " and ".join(word for word, names in (("in", received), ("out", sent)) if topic.name in names)
+            uses.append(use or ("state" if topic.name == changelog else "–"))
         days = topic.retention_ms // DAY_MS
-        keeps = "what a restore needs" if topic.cleanup == "offset" else "1 day" if days == 1 else f"{days} days"
+        keeps = "1 day" if days == 1 else f"{days} days"
+        keeps = {"offset": "what a restore needs", "compact": "the newest of each key"}.get(topic.cleanup, keeps)
         count = "lanes" if topic.lanes or topic.partitions is None else topic.partitions
         schema = f"[schema](../schemas/generated/{topic.name}.json)" if topic.model is not None else "–"
-        rows.append([f"`{topic.name}`", topic.key, use, count, keeps, f"{topic.max_message_bytes >> 20} MiB", schema, topic.doc])
+        rows.append([f"`{topic.name}`", topic.key, *uses, count, keeps, f"{topic.max_message_bytes >> 20} MiB", schema, topic.doc])
     return page(
         "Topics",
         """`hedgerow topics create` makes them, `hedgerow topics check` compares what is there. *lanes* is `HEDGEROW_PARTITIONS`; those
         topics must have equal counts. Keys are partitioned with murmur2, the Java clients' default; with librdkafka set
         `partitioner=murmur2_random`. The same as an AsyncAPI document: [asyncapi.json](../schemas/generated/asyncapi.json). What may
-        change in a record: [Schema evolution](schema-evolution.md).""",
-        table(["topic", "key", "execution flow", "partitions", "kept", "largest record", "record", "what it is"], rows),
+        change in a record: [Schema evolution](schema-evolution.md). The columns of the flows say what each does with a topic; an input that is
+        also sent is one that came to the wrong lane, or tells another lane something.""",
+        table(["topic", "key", "execution", "hedger", "partitions", "kept", "largest record", "record", "what it is"], rows),
     )
 
 
@@ -215,11 +377,17 @@ def metrics() -> str:
         port + n. Every one carries `flow` and `worker`.""",
         table(["metric", "kind", "what it counts"], runtime),
         "## What a lane counts",
-        """As `hedgerow_lane_count{lane=…,name=…}` for the execution flow. They are part of the lane's state, so they go on over
-        restarts; several lanes are added up.""",
+        """As `hedgerow_lane_count{lane=…,name=…}`. Counts of what happened are part of the lane's state, so they go on over restarts; several
+        lanes are added up.""",
+        "### Execution",
         table(["name", "what it counts"], [[f"`{name}`", text] for name, text in COUNTERS.items()]),
+        "### Hedger",
+        table(["name", "what it counts"], [[f"`{name}`", text] for name, text in HEDGER_COUNTERS.items()]),
+        "## What a worker's broadcast table counts",
         """`hedgerow_broadcast_count{name=…}` has the worker's tape: `snapshots`, `snapshots_rejected`, `snapshots_rejected_<reason>` and
-        what happened to quotes ([What a fill cost](tca.md)); these begin anew with the process.""",
+        what happened to quotes ([What a fill cost](tca.md)); these begin anew with the process. In the hedger also the records of the other
+        topics every worker reads whole, under `risk`, `policy`, `universe`, `channel`, `halt`, `resume` and `matrix`: how many were read, and with
+        `_rejected` and `_rejected_<reason>` those left out.""",
     )
 
 
@@ -228,9 +396,13 @@ PAGES = {"reasons.md": reasons, "settings.md": settings, "topics.md": topics, "m
 
 def missing() -> list[str]:
     """Return the names of reason codes and counters that have no wording, and of wordings that stand for nothing."""
-    codes = {r for r in Reason if r}
-    counters = {name for name in BALANCE if name} | {"balance_mismatch", "dlq_<reason>", "executions_kept", "orders_kept"}
-    return sorted([r.name for r in codes ^ REASONS.keys()] + list(counters ^ COUNTERS.keys()))
+    codes = {r for r in Reason if r} ^ REASONS.keys()
+    hedge_codes = {r for r in HedgeReason if r} ^ HEDGE_REASONS.keys()
+    shared = {"balance_mismatch", "dlq_<reason>"}
+    counters = ({name for name in BALANCE if name} | shared | {"executions_kept", "orders_kept"}) ^ COUNTERS.keys()
+    kept = {"books", "positions_kept", "fills_kept", "hedges_open", "coverage_gaps"}
+    hedger_counters = ({name for name in hedges.BALANCE if name} | shared | kept) ^ HEDGER_COUNTERS.keys()
+    return sorted([*(r.name for r in codes), *(r.name for r in hedge_codes), *counters, *hedger_counters])
 
 
 def out_of_date(folder: Path = HERE) -> list[str]:

@@ -29,6 +29,10 @@ _FLOWS = {
         registry.EXECUTION_INPUTS + registry.EXECUTION_BROADCAST,
         tuple(name for name in registry.EXECUTION_OUTPUTS),
     ),
+    "hedger": (
+        registry.HEDGER_INPUTS + registry.HEDGER_BROADCAST,
+        tuple(name for name in registry.HEDGER_OUTPUTS),
+    ),
 }
 """Flow → topics it receives, topics it sends."""
 

@@ -48,11 +48,17 @@ class Reason(IntEnum):
     price_missing = 25
     price_out_of_contract = 26
     zero_qty_trade = 27
+    book_unknown = 28
+    target_not_finite = 29
+    universe_missing = 30
     # identity
     order_unknown_expired = 40
     uncorrelated_expired = 41
     correlation_conflict = 42
     intent_conflict = 43
+    sender_not_allowed = 44
+    approvals_missing = 45
+    hedge_unknown = 46
     # chain
     exec_conflict = 60
     chain_fork = 61
@@ -64,6 +70,7 @@ class Reason(IntEnum):
     # time
     beyond_dedup_horizon = 80
     event_ts_future = 81
+    ttl_expired = 82
     # release
     operator_rejected = 90
     internal_error = 91
@@ -116,7 +123,8 @@ _REPLAYABLE = {
     Reason.side_invalid, Reason.exec_id_missing, Reason.price_missing, Reason.order_unknown_expired,
     Reason.uncorrelated_expired, Reason.correlation_conflict, Reason.intent_conflict, Reason.exec_conflict,
     Reason.chain_fork, Reason.chain_dead, Reason.ref_unknown_expired, Reason.ref_not_trade, Reason.ref_cross_order,
-    Reason.beyond_dedup_horizon, Reason.event_ts_future,
+    Reason.beyond_dedup_horizon, Reason.event_ts_future, Reason.book_unknown, Reason.target_not_finite, Reason.universe_missing,
+    Reason.approvals_missing, Reason.hedge_unknown,
 }  # fmt: skip
 
 
@@ -133,3 +141,111 @@ def stage_of(reason: Reason) -> Stage:
 def replayable(reason: Reason) -> bool:
     """Return whether a dead letter with this reason can succeed when replayed after its cause is fixed."""
     return reason in _REPLAYABLE
+
+
+class HedgeReason(IntEnum):
+    """Why the hedger acted, or did not: the reason codes of its audit records, escalations and hedge events (hedging §8).
+
+    Numbers are part of the persisted state: append, never renumber.
+    """
+
+    none = 0
+    # acted
+    hedge_sent = 1
+    hedge_reduced_by_limit = 2
+    limit_forced = 3
+    unwind_by_policy = 4
+    secondary_used = 5
+    envelope_forced = 6
+    # nothing to do
+    dust = 20
+    within_no_trade_band = 21
+    within_ratio_buffer = 22
+    inflight_covers = 23
+    same_version = 24
+    cooldown = 25
+    no_exposure = 26
+    # not allowed
+    halted = 40
+    reducing_only = 41
+    dnt = 42
+    limit_bound = 43
+    headroom_zero = 44
+    capital_cap = 45
+    adv_cap = 46
+    liquidity_tier = 47
+    stress_bound = 48
+    sender_not_allowed = 49
+    held_by_desk = 50
+    # not known
+    stale_quote = 60
+    stale_covariance = 61
+    stale_allocation = 62
+    stale_risk_state = 63
+    warmup = 64
+    weak_relation = 65
+    unknown_inflight = 66
+    policy_hash_mismatch = 67
+    price_missing = 68
+    zero_variance = 69
+    universe_missing = 70
+    policy_missing = 71
+    allocation_missing = 72
+    # not worth it
+    not_profitable = 80
+    predicate_min_var = 81
+    predicate_spread = 82
+    predicate_cost = 83
+    below_min_notional = 84
+    predicate_coverage = 85
+    predicate_var_limit = 86
+    solver_inexact = 87
+    # outside
+    channel_down = 100
+    channel_queued = 101
+    no_instrument = 102
+    escalated = 103
+    correlation_breakdown = 104
+    overhedged = 105
+    coverage_gap = 106
+    liquidity_shortfall = 107
+    completion_late = 108
+    # of a hedge
+    acked = 120
+    refused = 121
+    canceled = 122
+    expired = 123
+    filled = 124
+    superseded = 125
+    manual = 126
+    late_fill = 127
+    hedge_fill_busted = 128
+    # what made the hedger look again
+    fill = 140
+    allocation = 141
+    risk_state = 142
+    policy = 143
+    universe = 144
+    bar = 145
+    hedge_state = 146
+    channel = 147
+    resume = 148
+    halt = 149
+    timer = 150
+    request = 151
+    desk = 152
+    restart = 153
+
+
+_HEDGE_GROUPS = (
+    (20, "acted"), (40, "nothing to do"), (60, "not allowed"), (80, "not known"), (100, "not worth it"), (120, "outside"),
+    (140, "of a hedge"),
+)  # fmt: skip
+
+
+def hedge_group_of(reason: HedgeReason) -> str:
+    """Return the group a hedger's reason belongs to."""
+    for bound, name in _HEDGE_GROUPS:
+        if reason < bound:
+            return name
+    return "trigger"

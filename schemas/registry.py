@@ -15,6 +15,27 @@ from schemas.execution import (
     HaltRequestMessage,
     HoldDecisionMessage,
 )
+from schemas.hedging import (
+    AllocationMessage,
+    BookMetricMessage,
+    BookRatiosMessage,
+    ChannelStatusMessage,
+    CoverMessage,
+    DeskDecisionMessage,
+    EscalationMessage,
+    GuardPolicyMessage,
+    HaltAckMessage,
+    HaltMessage,
+    HedgeEventMessage,
+    HedgeOrderEventMessage,
+    HedgerAuditMessage,
+    HedgerDeadLetterMessage,
+    HedgeRequestMessage,
+    MatrixRowMessage,
+    ResumeMessage,
+    RiskContextMessage,
+    UniverseMessage,
+)
 from schemas.market import MarketSnapshotMessage
 from schemas.orders import OrderAckMessage, RouteIntentMessage
 
@@ -32,7 +53,8 @@ MAX_RECORD_BYTES = 1_048_576
 @dataclass(frozen=True)
 class Topic:
     """One topic. `lanes`: True when its partition count must equal the flow's lanes (co-partitioned); `cleanup`: `delete`, `compact`,
-    or `offset` (a changelog: nothing expires, the flow deletes what it no longer needs). `senders`: agents that may produce to it (empty: anyone)."""
+    or `offset` (a changelog: nothing expires, the flow deletes what it no longer needs). `senders`: agents that may produce to it (empty: anyone).
+    `columnar`: read in columns by the codec; else at a low rate, one by one (schemas/parse.py)."""
 
     name: str
     key: str
@@ -43,6 +65,7 @@ class Topic:
     cleanup: str = "delete"
     max_message_bytes: int = MAX_RECORD_BYTES
     senders: tuple[str, ...] = ()
+    columnar: bool = True
     doc: str = ""
 
 
@@ -61,7 +84,7 @@ TOPICS: dict[str, Topic] = {
               senders=("agent.execution",), doc="Internal: tells the lane where uncorrelated reports wait what they belong to."),
         Topic("marketdata.snapshot.v1", "symbol", MarketSnapshotMessage, lanes=False, partitions=4, retention_ms=DAY_MS,
               doc="Best bid and ask; read whole by every worker."),
-        Topic("execution.event.fill.v1", "book", FillMessage, lanes=False, senders=("agent.execution",),
+        Topic("execution.event.fill.v1", "book", FillMessage, senders=("agent.execution",),
               doc="Fills, tied to their orders and measured; one record per version."),
         Topic("audit.event.execution", "lane", AuditMessage, retention_ms=7 * YEAR_MS, senders=("agent.execution",),
               doc="Who, what, why; hash-chained per lane (record partition = lane)."),
@@ -73,6 +96,44 @@ TOPICS: dict[str, Topic] = {
               senders=("agent.execution",), doc="Requests to PolicyGuard to stop routing to a venue."),
         Topic("hedgerow.execution.changelog", "lane", None, cleanup="offset", max_message_bytes=2 * MAX_RECORD_BYTES,
               senders=("agent.execution",), doc="Internal: the execution flow's state."),
+        Topic("portfolio.intent.allocate.v1", "book", AllocationMessage, columnar=False, doc="What a book shall hold: signed notionals."),
+        Topic("risk.state.context.v1", "book, or *", RiskContextMessage, lanes=False, partitions=1, columnar=False,
+              doc="Risk level, limits and headroom of a book; read whole by every worker."),
+        Topic("policy.state.guard.v1", "book, or *", GuardPolicyMessage, lanes=False, partitions=1, cleanup="compact", columnar=False,
+              doc="PolicyGuard's policy: do-not-trade windows, stress scenarios, unwinds."),
+        Topic("hedge.state.universe.v1", "book", UniverseMessage, lanes=False, partitions=1, cleanup="compact", columnar=False,
+              doc="What a book hedges with."),
+        Topic("system.halt.intent.v1", "scope|id", HaltMessage, lanes=False, partitions=1, retention_ms=YEAR_MS, columnar=False,
+              doc="HALT: nothing new until resumed."),
+        Topic("system.resume.intent.v1", "scope|id", ResumeMessage, lanes=False, partitions=1, retention_ms=YEAR_MS, columnar=False,
+              doc="Ends a HALT, with the approvals of risk and compliance."),
+        Topic("system.halt.ack.v1", "scope|id", HaltAckMessage, lanes=False, partitions=1, retention_ms=YEAR_MS, columnar=False,
+              senders=("agent.hedger",), doc="Each lane's word that it has stopped."),
+        Topic("order.channel.status.v1", "venue", ChannelStatusMessage, lanes=False, partitions=1, columnar=False,
+              doc="Whether orders can be sent to a venue."),
+        Topic("order.event.hedge.v1", "book", HedgeOrderEventMessage, columnar=False,
+              doc="The order agent's answers on the legs of hedges."),
+        Topic("hedger.intent.desk.v1", "book", DeskDecisionMessage, columnar=False, doc="The manual desk's word: hold, release, taken over."),
+        Topic("hedger.intent.cover", "book", CoverMessage, columnar=False, senders=("agent.hedger", "agent.portfolio"),
+              doc="Hedges to be made; from agent.portfolio a request, which the hedger reads."),
+        Topic("hedger.request.order.v1", "book", HedgeRequestMessage, columnar=False, senders=("agent.hedger",),
+              doc="Questions about, and cancels of, hedges that were sent."),
+        Topic("hedger.event.cover", "book", HedgeEventMessage, columnar=False, senders=("agent.hedger",),
+              doc="States of hedges, with coverage, effectiveness and slippage."),
+        Topic("hedger.metric.book.v1", "book", BookMetricMessage, columnar=False, senders=("agent.hedger",),
+              doc="Figures of a book over windows of 5 minutes, an hour and a day."),
+        Topic("hedger.event.escalation.v1", "book", EscalationMessage, columnar=False, senders=("agent.hedger",),
+              doc="What the hedger cannot settle alone."),
+        Topic("audit.event.hedger", "lane", HedgerAuditMessage, retention_ms=7 * YEAR_MS, columnar=False, senders=("agent.hedger",),
+              doc="Every decision of the hedger, also those to do nothing; hash-chained per lane (record partition = lane)."),
+        Topic("dlq.hedger", "key of the input", HedgerDeadLetterMessage, max_message_bytes=4 * MAX_RECORD_BYTES, columnar=False,
+              senders=("agent.hedger",), doc="Inputs of the hedger that could not be used."),
+        Topic("hedge.state.matrix.v1", "symbol", MatrixRowMessage, lanes=False, partitions=1, cleanup="compact", columnar=False,
+              senders=("agent.hedger",), doc="Covariances of all series; for stores, and for restarts."),
+        Topic("hedge.state.ratios.v1", "book", BookRatiosMessage, lanes=False, partitions=1, cleanup="compact", columnar=False,
+              max_message_bytes=2 * MAX_RECORD_BYTES, senders=("agent.hedger",), doc="Hedge ratios in use, by book; for stores."),
+        Topic("hedgerow.hedger.changelog", "lane", None, cleanup="offset", max_message_bytes=2 * MAX_RECORD_BYTES,
+              senders=("agent.hedger",), doc="Internal: the hedger's state."),
     )
 }  # fmt: skip
 
@@ -94,3 +155,40 @@ EXECUTION_OUTPUTS = (
     "venue.execution.report.v1",
 )
 EXECUTION_CHANGELOG = "hedgerow.execution.changelog"
+
+HEDGER_INPUTS = (
+    "execution.event.fill.v1",
+    "portfolio.intent.allocate.v1",
+    "order.event.hedge.v1",
+    "hedger.intent.desk.v1",
+    "hedger.intent.cover",
+)
+HEDGER_STATES = (
+    "risk.state.context.v1",
+    "policy.state.guard.v1",
+    "hedge.state.universe.v1",
+    "system.halt.intent.v1",
+    "system.resume.intent.v1",
+    "order.channel.status.v1",
+    "hedge.state.matrix.v1",
+)
+"""Broadcast topics that are read from their beginning: what they say holds until it is said otherwise."""
+HEDGER_BROADCAST = ("marketdata.snapshot.v1", *HEDGER_STATES)
+HEDGER_OUTPUTS = (
+    "hedger.intent.cover",
+    "hedger.request.order.v1",
+    "hedger.event.cover",
+    "hedger.metric.book.v1",
+    "hedger.event.escalation.v1",
+    "audit.event.hedger",
+    "dlq.hedger",
+    "system.halt.ack.v1",
+    "hedge.state.matrix.v1",
+    "hedge.state.ratios.v1",
+    "execution.event.fill.v1",
+    "portfolio.intent.allocate.v1",
+    "order.event.hedge.v1",
+    "hedger.intent.desk.v1",
+)
+"""The last four: inputs that came to the wrong lane, sent to the right one."""
+HEDGER_CHANGELOG = "hedgerow.hedger.changelog"

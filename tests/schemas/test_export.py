@@ -17,8 +17,9 @@ from schemas import export
 from schemas.envelope import Strict
 from schemas.fields import Decimal, Id64, JsonObject, NonNegativeDecimal, PositiveDecimal, integer, real, string, token
 from schemas.layout import layout_of
-from schemas.registry import EXECUTION_INPUTS, EXECUTION_OUTPUTS, SCHEMA_VERSION, TOPICS
+from schemas.registry import EXECUTION_INPUTS, EXECUTION_OUTPUTS, HEDGER_BROADCAST, HEDGER_INPUTS, HEDGER_OUTPUTS, SCHEMA_VERSION, TOPICS
 from tests.codec_oracle import make_message
+from tests.schemas.made import make_model
 
 WITH_MODEL = [topic for topic in TOPICS.values() if topic.model is not None]
 
@@ -57,7 +58,7 @@ def test_json_schema_accepts_what_the_model_accepts(topic: Any) -> None:
     validator = jsonschema.Draft202012Validator(schema)
     rng = random.Random(2)
     for _ in range(50):
-        message = make_message(rng, layout_of(topic.model))
+        message = make_message(rng, layout_of(topic.model)) if topic.columnar else make_model(rng, topic.model)
         topic.model.model_validate_json(json.dumps(message))
         assert [error.message for error in validator.iter_errors(message)] == []
 
@@ -94,8 +95,8 @@ def test_asyncapi_references_exist_and_settings_are_the_topics_own() -> None:
             assert found["payload"]["schema"]["$ref"].removeprefix("./") in texts
     received = {op["channel"]["$ref"].rpartition("/")[2] for op in document["operations"].values() if op["action"] == "receive"}
     sent = {op["channel"]["$ref"].rpartition("/")[2] for op in document["operations"].values() if op["action"] == "send"}
-    assert received >= set(EXECUTION_INPUTS)
-    assert sent == set(EXECUTION_OUTPUTS)
+    assert received >= {*EXECUTION_INPUTS, *HEDGER_INPUTS, *HEDGER_BROADCAST}
+    assert sent == {*EXECUTION_OUTPUTS, *HEDGER_OUTPUTS}
 
 
 # --- which changes break whom: a base model, and what is done to its schema ---------------------------------------------------------
@@ -211,8 +212,11 @@ def test_problems_of_a_change_are_told_to_whom_it_breaks(name: str) -> None:
 def test_directions_of_the_registry() -> None:
     told = {topic.name: export.directions(topic) for topic in WITH_MODEL}
     assert told["venue.execution.report.v1"] == (True, False)
-    assert told["execution.event.fill.v1"] == (False, True)
+    assert told["execution.event.fill.v1"] == (True, True)
     assert told["execution.state.alias.v1"] == (True, True)
+    assert told["audit.event.hedger"] == (False, True)
+    assert told["hedger.intent.desk.v1"] == (True, False)
+    assert told["hedger.intent.cover"] == (True, True)
     assert all(any(pair) for pair in told.values())
 
 
