@@ -25,6 +25,7 @@ setup: .venv/ready ## make .venv with the locked dependencies and hedgerow itsel
 lock: ## write the lock files anew (needs uv); UPGRADE=--upgrade takes newer versions
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url $(UPGRADE) --quiet -o requirements.lock
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url $(UPGRADE) --quiet --extra plots --group dev -c requirements.lock -o requirements-dev.lock
+	uv pip compile --group data --no-deps --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url $(UPGRADE) --quiet -o requirements-data.lock
 
 demo: setup ## market, venues, the execution flow and a live board on the embedded broker
 	$(BIN)/hedgerow demo
@@ -44,11 +45,13 @@ docs: setup ## write the generated pages of docs/ anew
 schemas: setup ## write schemas/generated anew
 	$(BIN)/hedgerow schemas export
 
-bench: setup ## the benchmarks; each ends with a line of JSON (the last three need Java 17 and Maven)
+bench: setup ## the benchmarks; each ends with a line of JSON (hedge_quality fetches its data once; the last three need Java 17 and Maven)
 	$(RUN)/python -m bench.codec
 	$(RUN)/python -m bench.table_layout
 	$(RUN)/python -m bench.kernel_arguments
 	$(RUN)/python -m bench.parking
+	$(RUN)/python -m bench.hedge_speed
+	$(RUN)/python -m bench.hedge_quality
 	$(RUN)/python -m bench.state --max-rows 1000000
 	$(RUN)/python -m bench.simulation --seconds 30
 	$(RUN)/python -m bench.execution --records 100000 --peers none

@@ -1,7 +1,7 @@
 """`hedgerow warm`: compiles every numba kernel of the flows into the cache, so that no first record waits a minute for it.
 
-Drives the flow's own logic with a few seconds of the built-in simulator, because a kernel is compiled per type of argument and only real
-calls have the real types. May not keep or publish anything of what comes out.
+Drives the flow's own logic with a few seconds of the built-in simulator, and the hedger's kernels with a small book, because a kernel is
+compiled per type of argument and only real calls have the real types. May not keep or publish anything of what comes out.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _RARE = (
 """Every fault, the rare ones often enough to be met within the seconds simulated; the two that only cost time left out."""
 _LATER_S = (6, 31, 121, 90_000)
 """Seconds after the history at which the clocks are asked once more: every level of every clock (docs/reconciliation.md) is passed."""
+_HEDGED = 4
+"""Series of the small book: one exposure and the instruments it is hedged with."""
 _KERNEL_PACKAGES = ("schemas.", "state.", "operators.")
 
 
@@ -92,7 +94,9 @@ def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed
         beside = 0
         if not is_warm() and len(os.sched_getaffinity(0)) > 1:
             with _rest_beside() as rest:
-                _compile(reconcile.take)  # nothing else: two processes that save signatures of one kernel may lose one
+                # what `rest` leaves out: two processes that save signatures of one kernel may lose one
+                _compile(reconcile.take)
+                hedge_trades()
                 beside = rest()
         reference = load_reference(Path(Settings.model_fields["reference"].default))
         tape = Tape(reference)
@@ -101,6 +105,9 @@ def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed
             return ExecutionLogic(lane, _LANES, reference, tape.quotes)
 
         drive(reference, tape, make)
+        hedge_ratios()
+        hedge_trades()
+        hedge_lots()
     compiled, cached = (after - earlier for after, earlier in zip(_tally(), before, strict=True))
     compiled, cached = compiled + beside, cached - beside
     marker = _marker()
@@ -110,7 +117,7 @@ def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed
 
 
 def rest() -> int:
-    """Compile everything but the largest kernel; return how many signatures. Called in a process of its own, beside `warm`."""
+    """Compile everything but the two largest kernels; return how many signatures. Called in a process of its own, beside `warm`."""
     from operators import fold, parking, publish, reconcile
     from operators.execution import ExecutionLogic
     from operators.tape import Tape
@@ -135,6 +142,8 @@ def rest() -> int:
     lane.tick(_START_NS)
     lane.capture()
     ExecutionLogic(0, 1, reference, tape.quotes).restore([])
+    hedge_ratios()
+    hedge_lots()
     return _tally()[0] - before
 
 
@@ -174,6 +183,84 @@ def drive(reference: Reference, tape: Any, make: Callable[[int], Any], seed: int
         if restored.counters() != logic.counters():
             raise AssertionError(f"lane {lane}, restored from its changelog, differs from the lane that wrote it")
     return lanes
+
+
+def hedge_ratios(seed: int = 1) -> int:
+    """Put an hour of quotes through the hedger's kernels of operators.ratios, each called as from Python; return how many ratios are in use.
+
+    Matrices are whole ones, not views: a kernel is compiled anew for arrays of another layout.
+    """
+    from operators import ratios as rt
+
+    m, rules, bar_ns = _HEDGED - 1, rt.Rules(), rt.BAR_NS
+    rng = np.random.default_rng(seed)
+    bars, moments, watch = rt.new_bars(_HEDGED, bar_ns), rt.new_moments(_HEDGED), rt.new_watch(m)
+    found, room, used = rt.new_ratios(m), rt.new_room(m), np.full(m, np.nan)
+    returns, fresh = np.zeros(_HEDGED), np.zeros(_HEDGED, np.bool_)
+    series, xs, ys, events = np.arange(_HEDGED), np.arange(1, _HEDGED), np.zeros(m, np.int64), np.zeros(m, np.int64)
+    given, tau, tighten, patience = np.full(m, np.nan), np.full(m, np.nan), np.ones(m), np.ones(m)
+    mid = np.full(_HEDGED, 100.0)
+    for bar in range(60):
+        mid *= np.exp(1e-3 * (rng.normal() + 0.5 * rng.normal(size=_HEDGED)))
+        rt.take_quotes(bars, np.full(_HEDGED, bar * bar_ns), series, mid, 0)
+        rt.close_bar(bars, bar_ns, bar_ns, returns, fresh)
+        rt.update(moments, returns, fresh)
+        rt.estimate(moments, 0, xs, given, tau, tighten, rules, found, room)
+        rt.watch_correlations(watch, moments, rt.FAST, rt.SLOW, ys, xs, fresh, rules, events)
+        for row in range(m):
+            rt.watch_effectiveness(watch, row, float(returns[0]), float(returns[0]), 0.5, rules)
+            patience[row], tighten[row] = rt.caution(watch, row)
+        rt.move_all(used, found, patience, rules)
+    rt.update_all(moments, returns[None], fresh[None])
+    rt.bar_returns(np.zeros(1, np.int64), np.zeros(1, np.int64), mid[:1], _HEDGED)
+    rt.n_eff(float(moments.lams[rt.IN_USE]), int(moments.n[0]))
+    rt.correlation(moments, rt.FAST, 0, 1)
+    rt.variance(moments, rt.FAST, 0)
+    cov = np.zeros((_HEDGED, _HEDGED))
+    rt.covariance(moments, rt.IN_USE, series, cov)
+    rt.condition_psd(cov, np.zeros_like(cov))
+    s_yy, s_xy, s_xx = cov[:1, :1].copy(), cov[1:, :1].copy(), cov[1:, 1:].copy()
+    ratios, e, p, be, omega = used.reshape(m, 1).copy(), np.array([1e6]), np.zeros(m), np.zeros(m), np.zeros((1, 1))
+    rt.needed(ratios, e, be)
+    rt.residual_covariance(s_yy, s_xy, s_xx, ratios, omega)
+    rt.coverage(s_xx, be, p, 1.0)
+    rt.bound(s_xx, omega, be, e)
+    rt.effectiveness(s_xx, omega, be, e, p)
+    rt.expected_effectiveness(s_xx, s_xy[:, 0].copy(), float(s_yy[0, 0]), used)
+    return int(np.isfinite(used).sum())
+
+
+def hedge_trades(seed: int = 1) -> int:
+    """Put a small book through operators.proposal, called as from Python; return the solver's status."""
+    from operators import optimiser, proposal
+
+    m = _HEDGED - 1
+    rng = np.random.default_rng(seed)
+    zero, one, large, no = np.zeros(m), np.ones(m), np.full(m, 1e7), np.zeros(m, np.int64)
+    s_xx = 1e-6 * (np.eye(m) + rng.uniform(0.5, 1.0))
+    exposures = proposal.Exposures(
+        rng.normal(size=1) * 1e6, np.full((m, 1), 1.0 / m), s_xx, zero, zero, one, one, one, 0.1 * one,
+        np.array([[-0.1]]), np.full((1, m), -0.1), np.full(1, 5e4),
+    )  # fmt: skip
+    limits = proposal.Limits(large, large, no + 1, large, large, 12.0 * one, zero, no, no, no, no)
+    aversion = proposal.risk_aversion(2.0, float(np.sqrt(s_xx[0, 0])), 2.0, 0.02, 1e6)
+    terms = proposal.Terms(aversion, 2.0, 0.0, 1.0, 1e-6, np.inf, np.inf, False)
+    problem, solution, space = optimiser.empty_problem(m, 1), optimiser.empty_solution(m, 1), optimiser.space_for(m, 1)
+    reasons = proposal.Reasons(no.copy(), no.copy())
+    shares, touches = proposal.TIER_SHARES, proposal.TOUCHES
+    status = proposal.propose(exposures, limits, terms, _START_NS, shares, touches, problem, reasons, np.zeros(m), solution, space)
+    return int(status)
+
+
+def hedge_lots() -> int:
+    """Round trades to lots and ask what binds them, as from Python; return what came of rounding."""
+    from operators import lots, optimiser, proposal
+
+    m = _HEDGED - 1
+    problem, solution, space = optimiser.empty_problem(m, 1), optimiser.empty_solution(m, 1), optimiser.space_for(m, 1)
+    proposal.binding(problem, solution, proposal.Reasons(*np.zeros((2, m), np.int64)), np.zeros(m, np.int64), np.zeros(2, np.int64))
+    problem.g[:], problem.upper[:] = -1.0, 10.0
+    return int(lots.round_to_lots(problem, np.full(m, 2.5), np.ones(m), np.ones(m), space))
 
 
 def _history(reference: Reference, seed: int) -> Iterator[tuple[int, dict[tuple[str, int], list[tuple[bytes, bytes]]]]]:

@@ -1,4 +1,4 @@
-"""`hedgerow warm`: afterwards nothing is left to compile, whatever the real calls bring."""
+"""`hedgerow warm`: afterwards nothing is left to compile, whatever the real calls bring; the hedger's kernels cost the execution flow nothing."""
 
 from __future__ import annotations
 
@@ -41,6 +41,53 @@ def test_warm_other_histories_need_no_other_signature(warmed: warm.Warmed) -> No
         assert lanes_of(reference, seed)["balance_mismatch"] == 0
     assert warm.signatures() == before
     assert warm.is_warm()
+
+
+def in_a_process(code: str) -> str:
+    """Run code in a new process; return what it printed."""
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=500, check=True)
+    return told.stdout
+
+
+def test_warm_other_books_need_no_other_signature_even_in_a_new_process(warmed: warm.Warmed) -> None:
+    told = in_a_process(
+        "from flows import warm\n"
+        "made = []\n"
+        "for warm._HEDGED, seed in ((2, 2), (4, 3), (9, 4)):\n"
+        "    made += [warm.hedge_ratios(seed) == warm._HEDGED - 1, warm.hedge_trades(seed), warm.hedge_lots()]\n"
+        "print(made, warm._tally()[0], len([name for name in warm.signatures() if 'operators.ratios' in name]) > 20)"
+    )
+    assert told.split("\n")[0] == f"{[True, 0, 0] * 3} 0 True"
+
+
+def test_every_kernel_of_the_hedger_is_warm_or_called_by_kernels_only(warmed: warm.Warmed) -> None:
+    """A new kernel has to be put into `warm`, or here."""
+    inner = {
+        "lots": (),
+        "optimiser": ("capital_limit", "capital_used", "complementarity", "infeasibility", "leg_minimum", "objective", "optimality_violation", "solve"),
+        "proposal": ("build_bounds", "build_coupling", "build_objective"),
+        "ratios": (
+            "book_variance", "fisher_z", "is_psd", "kappas", "log_ratio", "move", "ols", "pair_place", "power", "quadratic", "realised_over_expected",
+            "shrink", "volatility_ratio", "watch_correlation",
+        ),
+    }  # fmt: skip
+    ready = in_a_process(
+        "from flows import warm\n"
+        "warm.hedge_ratios(), warm.hedge_trades(), warm.hedge_lots()\n"
+        "print(*(name for name, count in warm.signatures().items() if not count))"
+    )
+    cold = {tuple(name.rsplit(".", 2)[1:]) for name in ready.split() if name.split(".")[1] in inner}
+    assert {one for one in cold if not one[1].startswith("_")} == {(module, name) for module, names in inner.items() for name in names}
+
+
+def test_execution_flow_does_without_the_hedgers_kernels() -> None:
+    loaded = in_a_process(
+        "import sys\n"
+        "import flows.run, flows.execution, flows.runtime\n"
+        "print(*(name for name in sys.modules if name.startswith('operators.')))"
+    ).split()  # fmt: skip
+    assert "operators.execution" in loaded
+    assert {"operators.ratios", "operators.optimiser", "operators.proposal", "operators.lots"}.isdisjoint(loaded)
 
 
 def test_warm_meets_every_outcome_and_every_clock(warmed: warm.Warmed) -> None:
