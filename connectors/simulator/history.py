@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from connectors.simulator.faults import Dice
-from connectors.simulator.market import Market
+from connectors.simulator.market import Touches
 from connectors.simulator.messages import Report, next_date
 from schemas.reference import Instrument, Reference, VenueRules
 
@@ -77,7 +77,7 @@ class World:
 
     reference: Reference
     venues: list[Venue]
-    market: Market
+    market: Touches
     rng: Random
     dice: Dice
     run: str

@@ -6,6 +6,7 @@ A model, not a market: no book, no impact, no jumps. The path is extended in blo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +22,14 @@ _SPREAD = 1e-4
 _BLOCK = 512
 _KEEP_NS = 10_000_000_000
 _LOWEST_UNITS = 20
+
+
+class Touches(Protocol):
+    """A market whose touch can be asked for: what venues fill at."""
+
+    def touch(self, instrument: int, ts_ns: int) -> tuple[int, int]:
+        """Return (bid, ask) of the instrument at a time, in units of 10^-px_scale."""
+        ...
 
 
 class Market:

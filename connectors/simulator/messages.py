@@ -5,12 +5,13 @@ May not decide anything; fields and forms are those of schemas/{orders,execution
 
 from __future__ import annotations
 
+import json
 import time
 from base64 import b64encode
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha1, sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 REPORT = "venue.execution.report.v1"
 ROUTE = "order.intent.route.v1"
@@ -183,7 +184,9 @@ def report_bytes(r: Report, name: str) -> bytes:
     if r.match_id:
         add(f'"{r.match_field}":"{r.match_id}",')
     if r.client_id:
-        add(f'"client_order_id":"{r.client_id}","leg":"{r.leg}",')
+        add(f'"client_order_id":"{r.client_id}",')
+        if r.leg:
+            add(f'"leg":"{r.leg}",')
     if r.orig_client_id:
         add(f'"orig_client_order_id":"{r.orig_client_id}",')
     if r.venue_order_id:
@@ -254,11 +257,12 @@ def route_bytes(
 def ack_bytes(
     name: str, correlation: str, ts_ns: int, venue: str, client_id: str, venue_order_id: str, leg: str, status: str, size: str, ack_ns: int
 ) -> bytes:
-    """Return an order.event.ack.v1 record; `venue_order_id` empty where the venue gave none."""
+    """Return an order.event.ack.v1 record; `venue_order_id` and `leg` empty where there is none."""
     known = f'"venue_order_id":"{venue_order_id}",' if venue_order_id else ""
+    known += f'"leg":"{leg}",' if leg else ""
     return (
         _envelope(ACK, uuid5(name), ts_ns, f'"{correlation}"', "order", f"ack:{name}")
-        + f'"order_id":"{correlation}","venue":"{venue}","client_order_id":"{client_id}",{known}"leg":"{leg}","status":"{status}",'
+        + f'"order_id":"{correlation}","venue":"{venue}","client_order_id":"{client_id}",{known}"status":"{status}",'
         f'"size":"{size}","ack_ts_ns":{ack_ns}}}}}'
     ).encode()
 
@@ -275,6 +279,12 @@ def quote_bytes(
         _envelope(QUOTE, msg_id, ts_ns, "null", "marketdata", f"quote:{name}", 5_000)
         + f'"symbol":"{symbol}",{sides}"event_ts_ns":{event_ns},"snapshot_id":"{msg_id}","confidence":{confidence}}}}}'
     ).encode()
+
+
+def json_bytes(topic: str, name: str, ts_ns: int, sender: str, payload: dict[str, Any], ttl_ms: int = 60_000) -> bytes:
+    """Return a record of a topic with a low rate; `name` makes its msg_id, `sender` goes without "agent."."""
+    body = json.dumps(payload, separators=(",", ":"), ensure_ascii=False)
+    return (_envelope(topic, uuid5(f"{topic}|{name}"), ts_ns, "null", sender, f"{topic[:24]}:{name}", ttl_ms)[:-1] + body + "}").encode()
 
 
 def hold_bytes(name: str, correlation: str, ts_ns: int, action: str) -> bytes:
