@@ -132,6 +132,8 @@ class SessionConfig:
     """How often the broker is asked whether the co-partitioned topics still have the partitions they had at the start."""
     broadcast_lookback_ms: int | None = None
     """Read broadcast topics from this long ago instead of from their beginning."""
+    broadcast_whole: tuple[str, ...] = ()
+    """Those of them that are read from their beginning all the same: what they say holds until it is said otherwise."""
     tape_wait_ms: int = 10
     """How long a chunk may wait for broadcast data it needs, when the flow says it does."""
     max_record_bytes: int = 8 * 1024 * 1024
@@ -860,7 +862,8 @@ class Session:
             later = self.offsets(parts, OffsetSpec.for_timestamp(since))
             latest = self.offsets(parts, OffsetSpec.latest())
             # -1: nothing is that young
-            starts = {key: later[key] if later[key] >= 0 else latest[key] for key in starts}
+            young = {key: later[key] if later[key] >= 0 else latest[key] for key in starts}
+            starts = {key: starts[key] if key[0] in config.broadcast_whole else young[key] for key in starts}
         ends = self.offsets(parts, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
         settings = _plain_reader(self._client("broadcast"), config.instance)
         return BroadcastReader(self._clients.consumer(settings), starts, ends, self._note, self._stopping)

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "simulate": Command("connectors.simulator.command", "send a simulated market's orders, reports and faults to Kafka", settings=True),
     "replay": Command("flows.replay", "run a flow from recorded files to files"),
     "topics": Command("flows.topics", "create the topics, or check those that exist", settings=True),
+    "hedges": Command("flows.hedges", "show the hedges, and say the manual desk's word on them", settings=True),
     "broker": Command("connectors.kafka_server", "start, stop or look at a one-node Apache Kafka on this machine"),
     "schemas": Command("schemas.export", "write the JSON Schemas and the AsyncAPI document, or check them for drift"),
     "warm": Command("flows.warm", "compile every numba kernel now, so that the first record does not wait for it"),

@@ -37,6 +37,10 @@ FLOWS: dict[str, tuple[str, tuple[str, ...]]] = {
         "flows.execution",
         (*registry.EXECUTION_INPUTS, *registry.EXECUTION_BROADCAST, *registry.EXECUTION_OUTPUTS, registry.EXECUTION_CHANGELOG),
     ),
+    "hedger": (
+        "flows.hedger",
+        tuple(dict.fromkeys((*registry.HEDGER_INPUTS, *registry.HEDGER_BROADCAST, *registry.HEDGER_OUTPUTS, registry.HEDGER_CHANGELOG))),
+    ),
 }
 """The flows: the module that offers `build(settings) -> Flow`, and the topics that must be there."""
 
@@ -163,6 +167,7 @@ def session_config(settings: Settings, flow: Flow) -> SessionConfig:
         transaction_timeout_ms=settings.transaction_timeout_ms,
         truncate_interval_ms=settings.trim_interval_s * 1_000,
         broadcast_lookback_ms=settings.broadcast_lookback_s * 1_000 or None,
+        broadcast_whole=flow.broadcast_whole,
         tape_wait_ms=settings.tape_wait_ms,
         metrics_port=settings.metrics_port,
         metrics_host=settings.metrics_host,

@@ -77,6 +77,8 @@ class Flow:
     make_logic: Callable[[int, int, BroadcastLogic | None], LaneLogic]
     make_broadcast: Callable[[], BroadcastLogic | None]
     hold: Callable[[Sequence[Chunk], BroadcastLogic], Callable[[int], bool]] | None = None
+    broadcast_whole: tuple[str, ...] = ()
+    """Broadcast topics that are read from their beginning, however far back market data is read."""
 
 
 @dataclass(slots=True)

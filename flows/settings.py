@@ -106,6 +106,15 @@ class Settings(BaseSettings):
         16_777_216, ge=65_536, description="A lane with more uncommitted bytes than this is paused until its commit."
     )
     trim_interval_s: int = Field(10, ge=1, le=86_400, description="Time between deletions of obsolete changelog records.")
+    hedge_bar_s: int = Field(5, ge=1, le=3_600, description="Hedger: length of a bar of the covariances; the same for all workers.")
+    hedge_interval_ms: int = Field(50, ge=0, le=60_000, description="Hedger: least time between two decisions of one book.")
+    hedge_ack_ms: int = Field(
+        1_000,
+        ge=10,
+        le=60_000,
+        description="Hedger: the order agent's time to answer; after twice that a hedge is UNKNOWN and asked about.",
+    )
+    hedge_expires_s: int = Field(30, ge=1, le=600, description="Hedger: how long an intent may be executed.")
     metrics_port: int = Field(0, ge=0, le=65_535, description="Port of the Prometheus metrics; worker N of several takes port + N; 0: off.")
     metrics_host: str = Field("127.0.0.1", min_length=1, description="Address the metrics listen on. They are not protected by a password.")
     reference: Path = Field(

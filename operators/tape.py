@@ -5,24 +5,18 @@ Holds no clock (a chunk says when it was received); a bad record is counted and 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from operators.scaled import TOO_LARGE, TOO_PRECISE, rescale
+from operators.snapshots import MAX_AHEAD_NS, SLOTS, Slots, SymbolIndex, find_symbol, symbol_index
 from schemas.chunk import Bytes, Chunk, Ints
 from schemas.codec import compile_decoder
-from schemas.hashing import hash128
 from schemas.jit import bare
-from schemas.layout import layout_of
 from schemas.market import MarketSnapshotMessage
 from schemas.reasons import Reason
 from schemas.reference import Reference
 from state.quotes import DEFAULT_CAPACITY, DEFAULT_LATENESS_NS, Quotes
-
-MAX_AHEAD_NS = 60_000_000_000
-"""A quote stamped further ahead of its arrival is refused: it would make all that follows late."""
 
 _UNKNOWN = int(Reason.instrument_unknown)
 _PRECISION = int(Reason.precision_exceeds_scale)
@@ -30,67 +24,14 @@ _INVALID = int(Reason.field_invalid)
 _FUTURE = int(Reason.event_ts_future)
 _BAD = -1
 
-_LAYOUT = layout_of(MarketSnapshotMessage)
-
-
-class _Slots(NamedTuple):
-    """Where the fields of a snapshot are in a batch row."""
-
-    symbol: int
-    bid: int
-    ask: int
-    ts: int
-    snapshot: int
-    confidence: int
-
-
-_SLOTS = _Slots(*(_LAYOUT.slot(f"payload.{name}") for name in ("symbol", "bid", "ask", "event_ts_ns", "snapshot_id", "confidence")))
-
-
-class _Index(NamedTuple):
-    """Open addressing by the 128 bit hash of the symbol; place -1 is free."""
-
-    high: NDArray[np.uint64]
-    low: NDArray[np.uint64]
-    place: NDArray[np.int64]
-
-
-@bare
-def _find(index: _Index, arena: Bytes, start: int, length: int) -> int:
-    """Return the instrument of a symbol, -1 if there is none."""
-    high, low = hash128(arena, start, length, 0)
-    mask = len(index.place) - 1
-    at = np.int64(low & np.uint64(mask))
-    while index.place[at] >= 0:
-        if index.high[at] == high and index.low[at] == low:
-            return int(index.place[at])
-        at = (at + 1) & mask
-    return -1
-
-
-def _index(symbols: list[str]) -> _Index:
-    """Build the index of the symbols in their order."""
-    size = 8
-    while size < 2 * len(symbols):
-        size *= 2
-    index = _Index(np.zeros(size, np.uint64), np.zeros(size, np.uint64), np.full(size, -1, np.int64))
-    for place, symbol in enumerate(symbols):
-        text = np.frombuffer(bytearray(symbol.encode()), np.uint8)
-        high, low = hash128(text, 0, len(text), 0)
-        at = int(low) & (size - 1)
-        while index.place[at] >= 0:
-            at = (at + 1) & (size - 1)
-        index.high[at], index.low[at], index.place[at] = high, low, place
-    return index
-
 
 @bare
 def _quotes_of(
     rows: Ints,
     arena: Bytes,
     ok: NDArray[np.bool_],
-    slots: _Slots,
-    index: _Index,
+    slots: Slots,
+    index: SymbolIndex,
     px_scale: Ints,
     latest_ns: int,
     rejected: Ints,
@@ -108,7 +49,7 @@ def _quotes_of(
         if not ok[i]:
             continue
         row = rows[i]
-        k = _find(index, arena, row[slots.symbol], row[slots.symbol + 1])
+        k = find_symbol(index, arena, row[slots.symbol], row[slots.symbol + 1])
         if k < 0:
             rejected[_UNKNOWN] += 1
             continue
@@ -139,7 +80,7 @@ class Tape:
     def __init__(self, reference: Reference, capacity: int = DEFAULT_CAPACITY, allowed_lateness_ns: int = DEFAULT_LATENESS_NS) -> None:
         self.quotes = Quotes(len(reference.instruments), capacity, allowed_lateness_ns)
         self._decoder = compile_decoder(MarketSnapshotMessage)
-        self._index = _index([i.symbol for i in reference.instruments])
+        self._index = symbol_index(i.symbol for i in reference.instruments)
         self._px_scale = np.array([i.px_scale for i in reference.instruments], np.int64)
         self._rejected = np.zeros(max(Reason) + 1, np.int64)
         self._records = 0
@@ -155,7 +96,7 @@ class Tape:
         instrument, ts, bid, ask, high, low = np.empty((6, n), np.int64)
         full = np.empty(n, np.bool_)
         _quotes_of(
-            batch.rows, batch.arena, batch.ok, _SLOTS, self._index, self._px_scale, chunk.received_ns + MAX_AHEAD_NS, self._rejected,
+            batch.rows, batch.arena, batch.ok, SLOTS, self._index, self._px_scale, chunk.received_ns + MAX_AHEAD_NS, self._rejected,
             instrument, ts, bid, ask, high, low, full,
         )  # fmt: skip
         self.quotes.insert(instrument, ts, bid, ask, high, low, full)

@@ -184,6 +184,81 @@ def settle(meta: NDArray[np.int64], dirty: NDArray[np.uint8], changed: NDArray[n
     return n
 
 
+# --- the same for Python: the table's rows come as words and bytes, so that one kernel serves every row type ---------------------------
+
+
+@bare
+def find_key(words: NDArray[np.uint64], slots: NDArray[np.int32], khi: Any, klo: Any) -> int:
+    """Return the row of a key, or -1."""
+    mask = len(slots) - 1
+    at = home(khi, klo, mask)
+    while slots[at] >= 0:
+        row = np.int64(slots[at])
+        if words[row, 0] == khi and words[row, 1] == klo:
+            return row
+        at = (at + 1) & mask
+    return -1
+
+
+@bare
+def touch_row(meta: NDArray[np.int64], dirty: NDArray[np.uint8], changed: NDArray[np.int32], row: int) -> None:
+    """Mark a row as changed since the last capture."""
+    if dirty[row] == 0:
+        dirty[row] = 1
+        n = meta[3]
+        if n < len(changed):
+            changed[n] = row
+            meta[3] = n + 1
+        else:
+            meta[4] = 1
+
+
+@bare
+def insert_key(
+    words: NDArray[np.uint64], flags: NDArray[np.uint8], live: int, slots: NDArray[np.int32], meta: NDArray[np.int64], khi: Any, klo: Any
+) -> int:
+    """Add a row for a key that is not there and return it, as `insert`; `touch_row` must follow."""
+    row = meta[2]
+    if row >= 0:
+        meta[2] = np.int64(words[row, 1])
+    else:
+        row = meta[1]
+        meta[1] = row + 1
+    for i in range(words.shape[1]):
+        words[row, i] = 0
+    words[row, 0] = khi
+    words[row, 1] = klo
+    flags[row, live] = 1
+    meta[0] += 1
+    place(slots, words[row, 0], words[row, 1], row)
+    return row
+
+
+@bare
+def remove_key(
+    words: NDArray[np.uint64], flags: NDArray[np.uint8], live: int, slots: NDArray[np.int32], meta: NDArray[np.int64], row: int
+) -> None:
+    """Delete a row, as `remove`; `touch_row` must follow."""
+    mask = len(slots) - 1
+    at = home(words[row, 0], words[row, 1], mask)
+    while slots[at] != row:
+        at = (at + 1) & mask
+    gap = at
+    nxt = (at + 1) & mask
+    while slots[nxt] >= 0:
+        wish = home(words[slots[nxt], 0], words[slots[nxt], 1], mask)
+        if ((nxt - wish) & mask) >= ((nxt - gap) & mask):
+            slots[gap] = slots[nxt]
+            gap = nxt
+        nxt = (nxt + 1) & mask
+    slots[gap] = -1
+    flags[row, live] = 0
+    words[row, 0] = 0
+    words[row, 1] = np.uint64(meta[2])
+    meta[2] = row
+    meta[0] -= 1
+
+
 def row_type(fields: list[tuple[Any, ...]]) -> np.dtype[Any]:
     """Return the row type of a ledger: key, the fields, the live flag; aligned, so give wide fields first."""
     return np.dtype([*HEAD, *fields, *TAIL], align=True)
@@ -196,6 +271,7 @@ class Table:
         self.name = name
         self.dtype = dtype
         capacity = max(rows, MIN_ROWS)
+        self._live = int(dtype.fields["live"][1])  # type: ignore[index]  # a row type has fields
         meta = np.zeros(META, np.int64)
         meta[FREE] = -1
         self.arrays = TableArrays(
@@ -247,24 +323,30 @@ class Table:
 
     def find(self, khi: int, klo: int) -> int:
         """Return the row of a key, or -1."""
-        return int(find(self.arrays, np.uint64(khi), np.uint64(klo)))
+        return int(find_key(_words(self.arrays.rows), self.arrays.slots, np.uint64(khi), np.uint64(klo)))
 
     def insert(self, khi: int, klo: int) -> int:
         """Add a row for a new key and return it. Raises KeyError if the key is there."""
         if self.find(khi, klo) >= 0:
             raise KeyError((khi, klo))
         self.reserve(1)
-        return int(insert(self.arrays, np.uint64(khi), np.uint64(klo)))
+        words, flags = self._memory()
+        row = int(insert_key(words, flags, self._live, self.arrays.slots, self.arrays.meta, np.uint64(khi), np.uint64(klo)))
+        self.touch(row)
+        return row
 
     def touch(self, row: int) -> None:
         """Mark a row as changed."""
-        touch(self.arrays, row)
+        _, _, meta, dirty, changed = self.arrays
+        touch_row(meta, dirty, changed, row)
 
     def remove(self, row: int) -> None:
         """Delete a live row. Raises KeyError if it is not live."""
         if not (0 <= row < self.high and self.arrays.rows[row]["live"]):
             raise KeyError(row)
-        remove(self.arrays, row)
+        words, flags = self._memory()
+        remove_key(words, flags, self._live, self.arrays.slots, self.arrays.meta, row)
+        self.touch(row)
 
     @property
     def dirty(self) -> bool:
@@ -310,10 +392,12 @@ class Table:
         self._reindex()
 
     def _reindex(self) -> None:
+        words, flags = self._memory()
+        reindex(words, flags, self._live, self.arrays.slots, self.arrays.meta)
+
+    def _memory(self) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
         rows = self.arrays.rows
-        flags = rows.view(np.uint8).reshape(len(rows), self.dtype.itemsize)
-        live = self.dtype.fields["live"][1]  # type: ignore[index]  # a row type has fields
-        reindex(_words(rows), flags, live, self.arrays.slots, self.arrays.meta)
+        return _words(rows), rows.view(np.uint8).reshape(len(rows), self.dtype.itemsize)
 
 
 def _slots_for(rows: int) -> int:

@@ -33,6 +33,11 @@ def hedgerow(*args: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+def execution_topics(lanes: int) -> dict[str, int]:
+    """Return the partition counts of the execution flow's topics."""
+    return {name: partitions_of(TOPICS[name], lanes) for name in FLOWS["execution"][1]}
+
+
 def test_cli_help_lists_every_command_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; from flows.cli import main\n"
@@ -57,7 +62,7 @@ def test_cli_version_names_what_it_stands_on() -> None:
     assert [line.split()[0] for line in told.stdout.splitlines()][:3] == ["hedgerow", "Python", "bytewax"]
 
 
-@pytest.mark.parametrize("words", [("run", "execution"), ("run", "execution", "--workers", "2"), ("topics", "check")])
+@pytest.mark.parametrize("words", [("run", "execution"), ("run", "execution", "--workers", "2"), ("topics", "check"), ("hedges", "list")])
 def test_cli_kafka_not_set_says_so_in_one_line(words: tuple[str, ...]) -> None:
     told = hedgerow(*words)
     assert told.returncode == EXIT_SETTINGS
@@ -65,7 +70,7 @@ def test_cli_kafka_not_set_says_so_in_one_line(words: tuple[str, ...]) -> None:
     assert told.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [("run", "execution", "--workers", "2"), ("topics", "create")])
+@pytest.mark.parametrize("words", [("run", "execution", "--workers", "2"), ("topics", "create"), ("hedges", "list")])
 def test_cli_unreachable_broker_says_so_in_one_line(words: tuple[str, ...]) -> None:
     told = hedgerow(*words, HEDGEROW_KAFKA=f"127.0.0.1:{free_port()}")
     assert told.returncode == EXIT_UNREACHABLE
@@ -94,7 +99,7 @@ def test_cli_run_with_missing_topics_says_how_to_create_them(workers: tuple[str,
 
 
 def test_cli_run_with_unequal_partition_counts_names_both() -> None:
-    counts = {name: partitions_of(topic, 4) for name, topic in TOPICS.items()} | {"order.event.ack.v1": 3}
+    counts = execution_topics(4) | {"order.event.ack.v1": 3}
     with MockBroker(counts) as broker:
         told = hedgerow("run", "execution", HEDGEROW_KAFKA=broker.bootstrap)
     assert told.returncode == EXIT_STARTUP
@@ -102,14 +107,14 @@ def test_cli_run_with_unequal_partition_counts_names_both() -> None:
 
 
 def test_cli_run_with_another_partition_count_than_was_set_names_both() -> None:
-    with MockBroker({name: partitions_of(topic, 4) for name, topic in TOPICS.items()}) as broker:
+    with MockBroker(execution_topics(4)) as broker:
         told = hedgerow("run", "execution", HEDGEROW_KAFKA=broker.bootstrap, HEDGEROW_PARTITIONS="2")
     assert told.returncode == EXIT_STARTUP
     assert "topic venue.execution.report.v1 has 4 partitions, HEDGEROW_PARTITIONS is 2" in told.stderr
 
 
 def test_cli_run_with_a_state_of_another_release_says_what_to_do_and_is_not_started_again() -> None:
-    with MockBroker({name: partitions_of(topic, 2) for name, topic in TOPICS.items()}) as broker:
+    with MockBroker(execution_topics(2)) as broker:
         producer = Producer({"bootstrap.servers": broker.bootstrap})
         producer.produce(EXECUTION_CHANGELOG, value=struct.pack("<4sHHQQ", MAGIC, FORMAT, 0, 1, 1), partition=1)
         assert producer.flush(10) == 0

@@ -126,7 +126,7 @@ def test_commands_exist_with_their_options(page: str, line: str) -> None:
 
 def check_options(words: list[str]) -> None:
     """Let the real parser read a command line whose placeholders (FLOW, N) stand for something."""
-    values = {"FLOW": "execution", "N": "2"}
+    values = {"FLOW": "execution", "N": "2", "DURATION": "2h"}
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -153,6 +153,26 @@ def test_generated_pages_are_current(generator: Any) -> None:
     assert generator.out_of_date() == [], "run `make docs`"
 
 
+def test_counters_of_the_hedger_are_worded(generator: Any) -> None:
+    """Every name that counters() gives beside the balance, taken from its source: `result["name"]`, `result[f"dlq_{…}"]`."""
+    tree = ast.parse((ROOT / "operators" / "hedger.py").read_text(encoding="utf-8"))
+    counters = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "counters")
+    given = {
+        node.slice.value if isinstance(node.slice, ast.Constant) else "dlq_<reason>"
+        for node in ast.walk(counters)
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+    }
+    assert given | set(generator.hedges.BALANCE) == generator.HEDGER_COUNTERS.keys()
+
+
+def test_a_code_or_counter_without_wording_is_told(generator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(generator.HEDGE_REASONS, generator.HedgeReason.dust)
+    monkeypatch.delitem(generator.REASONS, generator.Reason.ttl_expired)
+    monkeypatch.delitem(generator.HEDGER_COUNTERS, "echo")
+    monkeypatch.setitem(generator.COUNTERS, "no_such", "")
+    assert generator.missing() == ["dust", "echo", "no_such", "ttl_expired"]
+
+
 def test_settings_and_metrics_mentioned_exist(generator: Any) -> None:
     known = set(
         re.findall(r"HEDGEROW_[A-Z_]+", "\n".join(path.read_text(encoding="utf-8") for path in SOURCES if "tests" not in path.parts))
@@ -173,7 +193,7 @@ def test_reasons_and_counters_mentioned_in_operations_exist(generator: Any) -> N
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     for counter in re.findall(r'\{name=~?"([^"]+)"\}', text):
         for one in counter.replace("\\|", "|").split("|"):
-            assert one in generator.COUNTERS or one in ("benchmark_overrun",), one
+            assert one in generator.COUNTERS or one in generator.HEDGER_COUNTERS or one in ("benchmark_overrun",), one
 
 
 def test_readme_example_is_what_comes_out() -> None:
@@ -230,7 +250,7 @@ def test_nothing_is_left_to_do() -> None:
 
 
 def test_lock_files_name_no_place_and_hold_hashes() -> None:
-    for path in (ROOT / "requirements.lock", ROOT / "requirements-dev.lock"):
+    for path in (ROOT / "requirements.lock", ROOT / "requirements-dev.lock", ROOT / "requirements-data.lock"):
         text = path.read_text(encoding="utf-8")
         assert "://" not in text
         assert "--index" not in text

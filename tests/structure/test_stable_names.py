@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from flows import cli, run, runtime, supervisor
-from schemas.reasons import Reason
+from schemas.hedging import HedgeState
+from schemas.reasons import HedgeReason, Reason
+from state import hedges
 
 HERE = Path(__file__).resolve().parent
 
@@ -15,7 +18,7 @@ def test_step_ids_are_the_golden_ones() -> None:
 
 
 def test_flows_are_the_golden_ones() -> None:
-    assert list(run.FLOWS) == ["execution"]
+    assert list(run.FLOWS) == ["execution", "hedger"]
 
 
 def test_reason_numbers_are_only_ever_added() -> None:
@@ -23,6 +26,17 @@ def test_reason_numbers_are_only_ever_added() -> None:
     now = {reason.name: str(int(reason)) for reason in Reason}
     assert {name: now.get(name) for name in golden} == golden, "numbers are part of persisted state: append, never renumber"
     assert sorted(now.keys() - golden.keys()) == [], "add the new ones to tests/structure/reason_numbers.txt"
+
+
+def test_hedge_reason_numbers_are_only_ever_added() -> None:
+    golden = dict(line.split() for line in (HERE / "hedge_reason_numbers.txt").read_text().splitlines())
+    now = {reason.name: str(int(reason)) for reason in HedgeReason}
+    assert {name: now.get(name) for name in golden} == golden, "numbers are part of persisted state: append, never renumber"
+    assert sorted(now.keys() - golden.keys()) == [], "add the new ones to tests/structure/hedge_reason_numbers.txt"
+
+
+def test_hedge_states_are_numbered_as_the_contract_lists_them() -> None:
+    assert get_args(HedgeState) == hedges.STATES
 
 
 def test_exit_codes_are_the_golden_ones() -> None:
@@ -33,4 +47,4 @@ def test_exit_codes_are_the_golden_ones() -> None:
 
 
 def test_commands_are_the_golden_ones() -> None:
-    assert list(cli.COMMANDS) == ["demo", "run", "simulate", "replay", "topics", "broker", "schemas", "warm", "version"]
+    assert list(cli.COMMANDS) == ["demo", "run", "simulate", "replay", "topics", "hedges", "broker", "schemas", "warm", "version"]
