@@ -26,11 +26,12 @@ from bench.verdict import Verdict, judge, say
 from connectors.child_process import die_with_parent
 from connectors.kafka_server import KafkaServer
 from connectors.topics import create_topics
-from schemas.registry import EXECUTION_INPUTS, EXECUTION_OUTPUTS
+from schemas.registry import EXECUTION_INPUTS, EXECUTION_OUTPUTS, HEDGER_INPUTS, HEDGER_OUTPUTS
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(schemas.__path__[0]) / "simulation.toml"
-GROUP = "hedgerow-execution"
+TOPICS_OF = {"execution": (EXECUTION_INPUTS, EXECUTION_OUTPUTS), "hedger": (HEDGER_INPUTS, HEDGER_OUTPUTS)}
+"""Flow: its inputs by lane, and its outputs."""
 READY_TIMEOUT_S = 90.0
 RECOVER_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
@@ -44,13 +45,17 @@ class DriverError(RuntimeError):
 
 
 class Driver:
-    """The processes of one run and what the broker says of them. `folder` takes ledgers and logs."""
+    """The processes of one run of a flow and what the broker says of them. `folder` takes ledgers and logs."""
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    flow = "execution"
+
+    def __init__(self, cluster: Cluster, folder: Path, flow: str | None = None) -> None:
         self.cluster, self.folder = cluster, folder
+        self.flow = self.flow if flow is None else flow
+        self.group = f"hedgerow-{self.flow}"
         self.recoveries: list[float] = []
         """Seconds from each fault until everything that was there at the time had been committed."""
-        self.inputs = cluster.places(EXECUTION_INPUTS)
+        self.inputs = cluster.places(TOPICS_OF[self.flow][0])
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._simulators: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -172,11 +177,11 @@ class Driver:
     def owners(self) -> dict[str, list[int]]:
         """Return worker → lanes; nothing while the group is not settled."""
         try:
-            group = self.cluster.admin.describe_consumer_groups([GROUP], request_timeout=5)[GROUP].result()
+            group = self.cluster.admin.describe_consumer_groups([self.group], request_timeout=5)[self.group].result()
         except KafkaException:
             return {}
         owned = {
-            member.group_instance_id.removeprefix(f"{GROUP}-"): member.assignment.topic_partitions
+            member.group_instance_id.removeprefix(f"{self.group}-"): member.assignment.topic_partitions
             for member in group.members
             if member.assignment and member.group_instance_id
         }
@@ -185,8 +190,8 @@ class Driver:
 
     def committed(self) -> dict[Place, int]:
         """Return the group's committed offset of every input partition; 0 for none."""
-        asked = ConsumerGroupTopicPartitions(GROUP, [TopicPartition(*place) for place in self.inputs])
-        answer = self.cluster.admin.list_consumer_group_offsets([asked], request_timeout=10)[GROUP].result()
+        asked = ConsumerGroupTopicPartitions(self.group, [TopicPartition(*place) for place in self.inputs])
+        answer = self.cluster.admin.list_consumer_group_offsets([asked], request_timeout=10)[self.group].result()
         return {(part.topic, part.partition): max(part.offset, 0) for part in answer.topic_partitions}
 
     def behind(self, ends: Mapping[Place, int]) -> list[Place]:
@@ -221,7 +226,7 @@ class Driver:
 
     def settle(self, timeout_s: float = RECOVER_TIMEOUT_S) -> None:
         """Wait until every input is taken in, nothing new comes of it, and no transaction is open."""
-        places = list(dict.fromkeys((*self.inputs, *self.cluster.places(EXECUTION_OUTPUTS))))
+        places = list(dict.fromkeys((*self.inputs, *self.cluster.places(TOPICS_OF[self.flow][1]))))
 
         def settled() -> bool:
             ends = self.cluster.ends(places)
@@ -302,7 +307,7 @@ def empty_topics(cluster: Cluster, partitions: int, may_delete: bool) -> None:
         fresh_topics(cluster.bootstrap, partitions)
         return
     create_topics(cluster.bootstrap, partitions, client_config=cluster.options)
-    places = cluster.places(dict.fromkeys((*EXECUTION_INPUTS, *EXECUTION_OUTPUTS)))
+    places = cluster.places(dict.fromkeys(name for topics in TOPICS_OF.values() for names in topics for name in names))
     if any(cluster.ends(places).values()):
         raise DriverError("the topics at HEDGEROW_KAFKA are not empty: give --wipe to delete hedgerow's topics and consumer groups there")
 

@@ -28,7 +28,7 @@ from bench.driver import READY_TIMEOUT_S, Driver, DriverError, broker, children,
 from bench.latency import stamp_topics
 from bench.ledger import Cluster, ReadError
 from bench.oracle import REPORT
-from bench.verdict import AUDIT, KINDS, say
+from bench.verdict import AUDIT, KINDS, Verdict, say
 from connectors.kafka_server import BrokerUnavailable, KafkaServer
 
 MARGIN = 1.15
@@ -45,6 +45,8 @@ GRACE_MS = 500
 """What a dead worker had sent may still be taken by the broker; no other worker is in its place so soon."""
 SESSION_S = 6.0
 DRAIN_TIMEOUT_S = 180.0
+COORDINATOR_S = 3.0
+"""Rest of our own questions after a broker's restart: asked of a group whose coordinator still loads, librdkafka 2.16 may crash (a retry in its main thread)."""
 
 
 # ---- the schedule ---------------------------------------------------------------------------------------------------------------
@@ -71,9 +73,13 @@ class Step:
         return KILLS.get(self.kind, 0)
 
     def __str__(self) -> str:
+        return self.words()
+
+    def words(self, flow: str = "execution") -> str:
+        """Return what is done in words."""
         words = [self.kind]
         if self.kind not in ("scale", "broker stop", "broker crash", "both"):
-            words.append(f"execution-{self.worker}")
+            words.append(f"{flow}-{self.worker}")
         if self.point:
             words.append(f"at {self.point}, time {self.after}")
         if self.delay_s:
@@ -186,6 +192,11 @@ def quantile(values: Sequence[float], q: float) -> float | None:
 class Faults(Driver):
     """A run: its workers, each under a supervisor of its own, its bursts of load, and what has been done."""
 
+    loaded = REPORT
+    """The topic the load is measured in."""
+    variables: Mapping[str, str] = {}
+    """Settings of the workers."""
+
     def __init__(self, options: argparse.Namespace, cluster: Cluster, folder: Path, server: KafkaServer | None) -> None:
         super().__init__(cluster, folder)
         self.options, self._server = options, server
@@ -194,7 +205,7 @@ class Faults(Driver):
         self.load = 0.0
         self._orders = folder / "orders"
         self._orders.mkdir()
-        self._reports = cluster.places([REPORT])
+        self._loaded = cluster.places([self.loaded])
         self._bursts = 0
         self._burst = ""
 
@@ -202,9 +213,13 @@ class Faults(Driver):
 
     def add(self, number: int) -> str:
         """Start a worker under its supervisor; return its name."""
-        name = f"execution-{number}"
-        self.command(name, name, module="bench.supervised", HEDGEROW_FAULT=f"@{self._orders}")
+        name = self.name(number)
+        self.command(name, name, module="bench.supervised", HEDGEROW_FAULT=f"@{self._orders}", **self.variables)
         return name
+
+    def name(self, number: int) -> str:
+        """Return a worker's name."""
+        return f"{self.flow}-{number}"
 
     def all_there(self) -> dict[str, list[int]]:
         """Wait until the usual workers own all lanes; return who owns which."""
@@ -244,17 +259,12 @@ class Faults(Driver):
     def begin_load(self) -> None:
         """Start a burst and return when the broker takes the rate asked for; `load` is what it takes."""
         o = self.options
-        # Of two bursts at a time the older one would make the rate, and the new one be told to end before it can hear it.
-        ended = lambda: all(process.poll() is not None for process in self._simulators.values())  # noqa: E731
-        self.wait_for(ended, LOAD_LONGEST_S, "the bursts before have ended")
-        self._bursts += 1
-        self._burst = f"load-{self._bursts:03d}"
-        self.simulate(self._burst, o.rate * MARGIN, LOAD_LONGEST_S, o.seed * 1_000 + self._bursts, "--life", str(LIFE_S))
+        self.start_burst()
         deadline = time.monotonic() + LOAD_TIMEOUT_S
         seen: deque[tuple[float, int]] = deque()
         self.load = 0.0
         while self.load < o.rate and time.monotonic() < deadline:
-            now, count = time.monotonic(), sum(self.cluster.ends(self._reports).values())
+            now, count = time.monotonic(), sum(self.cluster.ends(self._loaded).values())
             seen.append((now, count))
             while now - seen[0][0] > 2 * WINDOW_S or (len(seen) > 1 and now - seen[1][0] >= WINDOW_S):
                 seen.popleft()
@@ -263,11 +273,25 @@ class Faults(Driver):
                 self.load = (count - before) / (now - since)
             time.sleep(0.05)
         if self.load < o.rate:
-            say(f"the load did not come to {o.rate:g} reports/s within {LOAD_TIMEOUT_S:g} s: {self.load:.0f}")
+            say(f"the load did not come to {o.rate:g} records/s within {LOAD_TIMEOUT_S:g} s: {self.load:.0f}")
 
     def end_load(self) -> None:
         """Let the load go on a little, then route no more orders; what is under way is still sent."""
         time.sleep(AFTER_S)
+        self.stop_burst()
+
+    def start_burst(self) -> None:
+        """Have the load begin."""
+        # Of two bursts at a time the older one would make the rate, and the new one be told to end before it can hear it.
+        ended = lambda: all(process.poll() is not None for process in self._simulators.values())  # noqa: E731
+        self.wait_for(ended, LOAD_LONGEST_S, "the bursts before have ended")
+        self._bursts += 1
+        self._burst = f"load-{self._bursts:03d}"
+        seed = self.options.seed * 1_000 + self._bursts
+        self.simulate(self._burst, self.options.rate * MARGIN, LOAD_LONGEST_S, seed, "--life", str(LIFE_S))
+
+    def stop_burst(self) -> None:
+        """Have the load end."""
         self._simulators[self._burst].send_signal(signal.SIGINT)
 
     # ---- what is done -------------------------------------------------------------------------------------------------------
@@ -288,7 +312,7 @@ class Faults(Driver):
         self.blows.append(Blow(kind, worker, at_ms, tuple(lanes), self.load, step.restart, bool(step.kills)))
 
     def _kill(self, step: Step) -> None:
-        lanes, worker = self.all_there(), f"execution-{step.worker}"
+        lanes, worker = self.all_there(), self.name(step.worker)
         supervisor = None if step.restart else self._processes[worker]
         if supervisor is not None:
             supervisor.send_signal(signal.SIGSTOP)
@@ -309,7 +333,7 @@ class Faults(Driver):
         else:
             self._blow(step.kind, worker, self.strike(worker, step, signal.SIGKILL), lanes[worker], step)
         self.end_load()
-        self.recover(str(step))
+        self.recover(step.words(self.flow))
         if supervisor is not None:
             supervisor.send_signal(signal.SIGCONT)
         if step.kind == "rebalancing":
@@ -317,7 +341,7 @@ class Faults(Driver):
             self.stop(newcomer)
 
     def _zombie(self, step: Step) -> None:
-        lanes, worker = self.all_there(), f"execution-{step.worker}"
+        lanes, worker = self.all_there(), self.name(step.worker)
         pid = self.pid(worker)
         self.begin_load()
         at_ms = self.strike(worker, step, signal.SIGSTOP)
@@ -328,18 +352,20 @@ class Faults(Driver):
         time.sleep(max(0.0, at_ms / 1000 + step.pause_s - time.time()))
         os.kill(pid, signal.SIGCONT)
         self.end_load()
-        self.recover(str(step))
+        self.recover(step.words(self.flow))
 
     def _restart_broker(self, step: Step) -> None:
         assert self._server is not None
         self.all_there()
         self.begin_load()
         time.sleep(step.delay_s)
+        self.cluster.renew()
         at_ms = time.time_ns() / 1e6
         self._server.restart(crash=step.kind == "broker crash")
         self._blow(step.kind, "broker", at_ms, self.lanes, step)
+        time.sleep(COORDINATOR_S)
         self.end_load()
-        self.recover(str(step))
+        self.recover(step.words(self.flow))
 
     def _scale(self) -> None:
         """From the usual number down to one worker, two, three, one, and back: every change under load."""
@@ -351,7 +377,7 @@ class Faults(Driver):
             for number in range(now, wanted):
                 self.add(number)
             for number in range(wanted, now):
-                self.stop(f"execution-{number}")
+                self.stop(self.name(number))
             if wanted != now:
                 self.wait_for_members(wanted)
                 self._blow(f"scale {now} to {wanted}", "all", at_ms, (), Step("scale"))  # when lanes stood still is not known here
@@ -359,13 +385,16 @@ class Faults(Driver):
             self.recover(f"{now} to {wanted} workers")
             now = wanted
 
+    def prepare(self) -> None:
+        """Do what must be done before the workers are started."""
+
     def close(self) -> None:
         """Wait until everything is sent and taken in, and stop the workers."""
         for name in self._simulators:
             self.finish(name, DRAIN_TIMEOUT_S)
         self.settle()
         for number in range(self.options.workers):
-            self.stop(f"execution-{number}")
+            self.stop(self.name(number))
 
 
 def sum_up(
@@ -407,10 +436,20 @@ def sum_up(
 def run(options: argparse.Namespace, cluster: Cluster, folder: Path, server: KafkaServer | None, steps: Sequence[Step]) -> bool:
     """Do everything, judge, tell; return whether all was good. Raises DriverError when the run itself did not work."""
     stamp_topics(cluster, (AUDIT,))
-    begun = time.monotonic()
     faults = Faults(options, cluster, folder, server)
-    wanted = sum(step.kills for step in steps)
+    ran = carry_out(faults, steps)
+    line, rows = sum_up(options, faults.blows, cluster.stamps(AUDIT))
+    verdict = faults.judge()
+    line |= {kind: verdict.problems.counts[kind] for kind in KINDS}
+    line |= {"inputs": verdict.inputs, "balance": dict(verdict.balance), "fills": verdict.fills, "exec_id_not_compared": verdict.unsettled}
+    return tell(faults, steps, verdict, line, rows, ran)
+
+
+def carry_out(faults: Faults, steps: Sequence[Step]) -> float:
+    """Start the workers, do everything, stop them in good order; return the seconds it took."""
+    options, begun = faults.options, time.monotonic()
     try:
+        faults.prepare()
         for number in range(options.workers):
             faults.add(number)
         faults.all_there()
@@ -418,22 +457,20 @@ def run(options: argparse.Namespace, cluster: Cluster, folder: Path, server: Kaf
             if time.monotonic() - begun > options.limit:
                 say(f"the time limit of {options.limit:g} s is over: {len(steps) - number + 1} steps are left out")
                 break
-            say(f"step {number} of {len(steps)}, {time.monotonic() - begun:.0f} s: {step}")
+            say(f"step {number} of {len(steps)}, {time.monotonic() - begun:.0f} s: {step.words(faults.flow)}")
             faults.do(step)
         faults.close()
     finally:
         faults.end()
-    ran = time.monotonic() - begun
-    line, rows = sum_up(options, faults.blows, cluster.stamps(AUDIT))
-    verdict = faults.judge()
-    line |= {kind: verdict.problems.counts[kind] for kind in KINDS}
+    return time.monotonic() - begun
+
+
+def tell(faults: Faults, steps: Sequence[Step], verdict: Verdict, line: dict[str, Any], rows: list[tuple[str, str]], ran: float) -> bool:
+    """Print the table and the line; return whether everything was done and nothing was wrong."""
+    options = faults.options
     line |= {
         "kills_seen_by_supervisors": len(faults.count("was ended by SIGKILL")),
         "ended_with_code": dict(sorted(Counter(faults.count(r"ended with code (\d+) after")).items())),
-        "inputs": verdict.inputs,
-        "balance": dict(verdict.balance),
-        "fills": verdict.fills,
-        "exec_id_not_compared": verdict.unsettled,
         "rate": options.rate,
         "workers": options.workers,
         "partitions": options.partitions,
@@ -442,18 +479,18 @@ def run(options: argparse.Namespace, cluster: Cluster, folder: Path, server: Kaf
         "cores": os.cpu_count(),
         "load_1min": round(os.getloadavg()[0], 2),
     }
-    show_verdict(f"{line['kills']} kills, seed {options.seed}, {options.rate:g} reports/s, {options.workers} workers", verdict, rows)
+    show_verdict(f"{line['kills']} kills, seed {options.seed}, {options.rate:g} records/s, {options.workers} workers", verdict, rows)
     print(json.dumps(line), flush=True)
-    return verdict.good and line["kills"] == line["kills_seen_by_supervisors"] == wanted
+    return verdict.good and line["kills"] == line["kills_seen_by_supervisors"] == sum(step.kills for step in steps)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the faults of a seed; return 0 only if all were done and nothing was wrong."""
     parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--flow", choices=("execution",), default="execution")
+    parser.add_argument("--flow", choices=("execution", "hedger"), default="execution")
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="workers killed (50)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the schedule and of the load (1)")
-    parser.add_argument("--rate", type=float, default=5_000.0, metavar="N", help="venue reports per second at every blow (5000)")
+    parser.add_argument("--rate", type=float, default=5_000.0, metavar="N", help="venue reports, or fills, per second at every blow (5000)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="workers, but for the steps that change their number (2)")
     parser.add_argument("--partitions", type=int, default=8, metavar="N", help="lanes (8)")
     parser.add_argument("--limit", type=float, metavar="S", help="most seconds for all steps (120 and 40 for each kill)")
@@ -470,7 +507,7 @@ def main(argv: list[str] | None = None) -> int:
     steps = schedule(args.seed, args.kills, args.workers, with_broker=not given)
     print(f"seed {args.seed}: {args.kills} kills in {len(steps)} steps" + (", no broker restarts: it is not ours" if given else ""))
     for number, step in enumerate(steps, 1):
-        print(f"{number:4d}  {step}")
+        print(f"{number:4d}  {step.words(args.flow)}")
     sys.stdout.flush()
     if args.schedule:
         return 0
@@ -479,9 +516,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         server = None if given else KafkaServer(folder / "kafka")
         with broker(folder, args.wipe, server) as (cluster, may_delete):
-            warm(cluster)
-            empty_topics(cluster, args.partitions, may_delete)
-            good = run(args, cluster, folder, server, steps)
+            if args.flow == "hedger":
+                from bench import hedge_faults
+
+                hedge_faults.warm(cluster)
+                empty_topics(cluster, args.partitions, may_delete)
+                good = hedge_faults.run(args, cluster, folder, server, steps)
+            else:
+                warm(cluster)
+                empty_topics(cluster, args.partitions, may_delete)
+                good = run(args, cluster, folder, server, steps)
     except (DriverError, BrokerUnavailable, ReadError) as error:
         say(f"seed {args.seed}: {error}")
     finally:

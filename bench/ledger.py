@@ -50,6 +50,10 @@ class Cluster:
         settings = {"log_level": 0, "metadata.recovery.strategy": "none", **self.options, "bootstrap.servers": self.bootstrap}
         return AdminClient(settings)
 
+    def renew(self) -> None:
+        """Let the admin client go; the next question makes a new one. To be called before the only broker is stopped."""
+        self.__dict__.pop("admin", None)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Cluster, (self.bootstrap, self.options)
 

@@ -25,8 +25,8 @@ from rich.table import Table
 from bench.backlog import RATE, Load, Maker
 from bench.driver import REFERENCE, Driver, DriverError, broker, children, put_away, warm
 from bench.execution import FILLS, QUIET_S, SECOND, WARM_RECORDS, BenchError, Drain, child_java, cpu_seconds, send, told
-from bench.latency import busy_s
 from bench.ledger import Cluster, ReadError
+from bench.open_loop import busy_s
 from bench.oracle import lane_of
 from bench.verdict import say
 from connectors.kafka_server import BrokerUnavailable

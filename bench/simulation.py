@@ -1,6 +1,6 @@
 """Deterministic simulation of the commit protocol: the real runtime and session, a Kafka in memory, and a seeded scheduler that is unkind.
 
-    python -m bench.simulation --seconds 60 --seed 1 [--logic toy|execution] [--plant BUG] [--list]
+    python -m bench.simulation --seconds 60 --seed 1 [--logic toy|execution|hedger] [--plant BUG] [--list]
 
 Real: flows.runtime.Runtime (all of `run`, with Bytewax's part replaced by `Process.engine`), connectors.kafka.Session, the lane logics,
 state.table and state.changelog. Simulated: librdkafka's clients and the broker (bench/simulated_kafka.py), processes, threads, time.
@@ -36,7 +36,7 @@ from typing import Any, ClassVar
 
 from confluent_kafka import KafkaException
 
-from bench.simulated_flows import KITS, Kit
+from bench.simulated_flows import EPOCH_NS, KITS, Kit
 from bench.simulated_kafka import COMMITTED, NOBODY, Broker, Group, Place, Refused, SimAdmin, SimConsumer, SimProducer, Txn
 from connectors.kafka import START_MARK, Aborted, Clients, Delta, Fenced, Interrupted, OffsetsDisagree, Session, SessionConfig, SessionError
 from flows.runtime import Outside, Runtime
@@ -44,9 +44,8 @@ from operators.lane import LaneLogic
 from schemas.chunk import Capture, Chunk, Records, split
 
 SEEDS = Path(__file__).resolve().parent.parent / "tests" / "faults" / "seeds.toml"
-EPOCH_NS = 1_777_614_400 * 1_000_000_000
 WORKERS = ("0", "1", "2")
-STEPS = {"toy": 6_000, "execution": 3_000}
+STEPS = {"toy": 6_000, "execution": 3_000, "hedger": 3_000}
 """Unkind steps of an episode."""
 DRAIN = 60_000
 """Steps within which everything must be consumed once it is calm."""
@@ -321,6 +320,10 @@ class Note:
     lane: int
     values: list[bytes]
     work: list[tuple[Chunk | None, int]]
+    """(chunk, time), (None, time) for a tick, (None, AGAIN) for the first tick after a restore."""
+
+
+AGAIN = -1
 
 
 class Watched:
@@ -329,6 +332,7 @@ class Watched:
     def __init__(self, world: World, lane: int, inner: LaneLogic) -> None:
         self.world, self.lane, self.inner = world, lane, inner
         self.work: list[tuple[Chunk | None, int]] = []
+        self.fresh = False
         self.counters, self.dirty, self.positions = inner.counters, inner.dirty, inner.positions
         self.committed, self.obsolete_before = inner.committed, inner.obsolete_before
 
@@ -341,7 +345,8 @@ class Watched:
         """Let clocks act."""
         out = self.inner.tick(now_ns)
         if self.work or self.inner.dirty():
-            self.work.append((None, now_ns))
+            self.work += [(None, AGAIN), (None, now_ns)] if self.fresh else [(None, now_ns)]
+        self.fresh = False
         return out
 
     def capture(self) -> Capture:
@@ -357,6 +362,7 @@ class Watched:
         """Restore; the state must be the calm lane's, unless the lane went to somebody else meanwhile."""
         process = self.world.running.process
         self.inner.restore(records)
+        self.fresh = True
         if process.is_member():
             self.world.judge.same_state(self.lane, self.inner, f"{process.name} restored lane {self.lane}")
 
@@ -425,6 +431,9 @@ class Judge:
             raise Violation(f"{txn.client} wrote {len(values)} changelog values to lane {lane} that are no whole capture, or one twice")
         calm = self.calm[lane]
         for chunk, now_ns in note.work:
+            if chunk is None and now_ns == AGAIN:
+                world.kit.again(calm)
+                continue
             if chunk is None:
                 out = calm.tick(now_ns)
             else:

@@ -1,6 +1,6 @@
-"""One worker of the execution flow under hedgerow's supervisor: `python -m bench.supervised NAME`.
+"""One worker of a flow under hedgerow's supervisor: `python -m bench.supervised FLOW-N`.
 
-As `hedgerow run execution --workers N`, but every worker has a supervisor of its own, which can be paused so that nobody restarts it, or stopped
+As `hedgerow run FLOW --workers N`, but every worker has a supervisor of its own, which can be paused so that nobody restarts it, or stopped
 for good; and a worker that ran for `HEALTHY_S` counts as healthy, because faults here come more densely than the supervisor's minute.
 """
 
@@ -18,7 +18,7 @@ HEALTHY_S = 0.5
 def main(argv: list[str]) -> int:
     """Run the worker until it is stopped; return the supervisor's exit code."""
     (name,) = argv
-    command = (sys.executable, "-m", "flows", "run", "execution")
+    command = (sys.executable, "-m", "flows", "run", name.rpartition("-")[0])
     return Supervisor([WorkerSpec(name, command, {variable("worker"): name})], give_up_after=0, healthy_s=HEALTHY_S).run()
 
 

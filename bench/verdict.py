@@ -12,7 +12,7 @@ import multiprocessing
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -32,6 +32,8 @@ FILL, AUDIT, DLQ, ALERT, HALT = (
 PUBLISHED = (FILL, AUDIT, DLQ, ALERT, HALT, ALIAS)
 """Topics in which no msg_id may be there twice; a re-published input keeps the one it came with."""
 KINDS = ("lost", "repeated", "unbalanced", "state_mismatch")
+HEDGE_KINDS = ("hedged_twice", "hedges_lost")
+"""Of the hedger, beside the others."""
 BALANCE = ("received", "published", "duplicate", "pending", "dlq", "rerouted")
 GENESIS = "0" * 64
 KEPT_TEXTS = 12
@@ -51,8 +53,8 @@ class Problems:
     texts: list[str] = field(default_factory=list)
 
     def add(self, kind: str, text: str, times: int = 1) -> None:
-        """Count a problem of a kind (one of KINDS)."""
-        if kind not in KINDS:
+        """Count a problem of a kind (one of KINDS and HEDGE_KINDS)."""
+        if kind not in (*KINDS, *HEDGE_KINDS):
             raise ValueError(kind)
         self.counts[kind] += times
         if len(self.texts) < KEPT_TEXTS:
@@ -154,7 +156,7 @@ def judge(cluster: Cluster, ledger: SimulatorLedger, reference: Path, processes:
     verdict = Verdict()
     problems = verdict.problems
     n_lanes = len(cluster.places([EXECUTION_CHANGELOG]))
-    _check_open_transactions(cluster, verdict)
+    check_open_transactions(cluster, (*EXECUTION_INPUTS, *EXECUTION_OUTPUTS, EXECUTION_CHANGELOG), verdict)
     fills = _read_fills(cluster, verdict)
     letters = _read_letters(cluster, verdict)
     aliases = _read_aliases(cluster, verdict)
@@ -203,9 +205,9 @@ def say(text: str) -> None:
 # ---- topics as a whole ----------------------------------------------------------------------------------------------------------
 
 
-def _check_open_transactions(cluster: Cluster, verdict: Verdict) -> None:
+def check_open_transactions(cluster: Cluster, topics: Collection[str], verdict: Verdict) -> None:
     """No transaction may hang: it would keep read_committed consumers from what comes after it."""
-    places = cluster.places(dict.fromkeys((*EXECUTION_INPUTS, *EXECUTION_OUTPUTS, EXECUTION_CHANGELOG)))
+    places = cluster.places(dict.fromkeys(topics))
     ends, stable = cluster.ends(places), cluster.ends(places, committed=True)
     hanging = [place for place in places if ends[place] != stable[place]]
     for topic, partition in hanging:
@@ -384,19 +386,26 @@ def check_sent(task: LaneTask, topic: str, records: list[Record], verdict: LaneV
 def read_audits(task: LaneTask, chain: list[Record], problems: Problems) -> list[Audit]:
     """Return the lane's audit records; their hashes and numbers must chain without a break."""
     audits: list[Audit] = []
-    previous = GENESIS
-    for number, record in enumerate(chain):
-        message = json.loads(record.value)
+    for number, message in enumerate(read_chain(task.lane, chain, problems)):
         p = message["payload"]
-        if p["seq"] != number or p["prev_sha256"] != previous or p["lane"] != task.lane:
-            kind = "repeated" if p["seq"] < number else "lost"
-            problems.add(kind, f"audit chain of lane {task.lane} breaks at offset {record.offset}: number {p['seq']}, expected {number}")
-        previous = sha256(record.value).hexdigest()
         source = p["input"]
         if source["partition"] != task.lane:
             problems.add("state_mismatch", f"audit record {number} of lane {task.lane} is about partition {source['partition']}")
         audits.append(Audit(source["topic"], source["offset"], p["reason"], p["outcome"], message["ts_ns"]))
     return audits
+
+
+def read_chain(lane: int, chain: Iterable[Record], problems: Problems) -> Iterator[dict[str, Any]]:
+    """Yield a lane's audit messages; their hashes and numbers must chain without a break."""
+    previous = GENESIS
+    for number, record in enumerate(chain):
+        message = json.loads(record.value)
+        p = message["payload"]
+        if p["seq"] != number or p["prev_sha256"] != previous or p["lane"] != lane:
+            kind = "repeated" if p["seq"] < number else "lost"
+            problems.add(kind, f"audit chain of lane {lane} breaks at offset {record.offset}: number {p['seq']}, expected {number}")
+        previous = sha256(record.value).hexdigest()
+        yield message
 
 
 def play(
@@ -640,6 +649,18 @@ def _difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str
 # ---- all lanes ------------------------------------------------------------------------------------------------------------------
 
 
+def check_passed_on(
+    passed_on: Counter[tuple[str, bytes, bytes, int]], arrived: Counter[tuple[str, bytes, bytes, int]], verdict: Verdict
+) -> None:
+    """What nobody of ours sent to a lane must have been passed on to it by another, once for each time it was."""
+    missing, extra = passed_on - arrived, arrived - passed_on
+    for (topic, key, _, lane_number), times in missing.items():
+        verdict.problems.add("lost", f"{topic}: a record passed on to lane {lane_number} (key {key!r}) did not arrive", times)
+    for (topic, key, _, lane_number), times in extra.items():
+        verdict.problems.add("repeated", f"{topic}[{lane_number}] has a record (key {key!r}) nobody sent there", times)
+    verdict.checks.append(("records passed on to other lanes", f"{passed_on.total():,}", not missing and not extra))
+
+
 def _sum_up(
     verdict: Verdict,
     lanes: list[LaneVerdict],
@@ -676,12 +697,7 @@ def _sum_up(
     for lane in sorted(lanes, key=lambda lane: lane.lane):
         problems.merge(lane.problems)
         verdict.evidence += lane.evidence
-    missing, extra = passed_on - arrived, arrived - passed_on
-    for (topic, key, _, lane_number), times in missing.items():
-        problems.add("lost", f"{topic}: a record passed on to lane {lane_number} (key {key!r}) did not arrive", times)
-    for (topic, key, _, lane_number), times in extra.items():
-        problems.add("repeated", f"{topic}[{lane_number}] has a record (key {key!r}) nobody sent there", times)
-    checks.append(("records passed on to other lanes", f"{passed_on.total():,}", not missing and not extra))
+    check_passed_on(passed_on, arrived, verdict)
     for alias in told - aliases.keys():
         problems.add("lost", f"alias {alias} was never told")
     for alias in aliases.keys() - told:

@@ -40,6 +40,13 @@ def test_execution_lanes_through_every_fault_come_to_the_same_bytes() -> None:
     assert result.inputs > 1_000
 
 
+def test_hedger_lanes_through_every_fault_come_to_the_same_bytes() -> None:
+    result = simulate(range(100, 108), "hedger")
+    assert result.seed is None, told(result)
+    assert result.commits > 300
+    assert result.inputs > 1_000
+
+
 @pytest.mark.parametrize("kept", kept_seeds(), ids=lambda kept: f"{kept['logic']}-{kept['seed']}")
 def test_seed_that_once_failed_is_well(kept: dict[str, object]) -> None:
     result = simulate([int(str(kept["seed"]))], str(kept["logic"]))
@@ -65,6 +72,11 @@ def test_planted_bug_is_found_in_the_execution_flow(plant: str) -> None:
     assert simulate(range(100), "execution", plant).seed is not None
 
 
+@pytest.mark.parametrize("plant", ["late_flush", "restore_uncommitted", "delta_lost"])
+def test_planted_bug_is_found_in_the_hedger(plant: str) -> None:
+    assert simulate(range(100), "hedger", plant).seed is not None
+
+
 def test_same_seed_is_the_same_run() -> None:
     first, second = simulate(range(3)), simulate(range(3))
     assert (first.digest, first.steps, first.commits, first.counts) == (second.digest, second.steps, second.commits, second.counts)
@@ -84,7 +96,7 @@ def test_command_prints_its_seed_and_how_to_repeat_a_violation(capsys: pytest.Ca
 @pytest.mark.nightly
 @pytest.mark.skipif(not NIGHTLY, reason="long run: set HEDGEROW_NIGHTLY=1")
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("logic", ["toy", "execution"])
+@pytest.mark.parametrize("logic", ["toy", "execution", "hedger"])
 def test_random_seeds_for_long(logic: str) -> None:
     seed = int(os.environ.get("HEDGEROW_SEED") or random.SystemRandom().randrange(10**9))
     print(f"HEDGEROW_SEED={seed}")
