@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -26,7 +27,8 @@ from connectors.child_process import die_with_parent
 from flows.settings import Settings
 from schemas.chunk import Chunk, Records, join, split
 from schemas.reference import Reference, load_reference
-from schemas.registry import EXECUTION_BROADCAST, EXECUTION_INPUTS
+from schemas.registry import EXECUTION_BROADCAST, EXECUTION_INPUTS, HEDGER_BROADCAST, HEDGER_INPUTS
+from schemas.times import rfc3339
 
 _SECOND = 1_000_000_000
 _START_NS = 1_767_614_400 * _SECOND
@@ -41,6 +43,8 @@ _RARE = (
 """Every fault, the rare ones often enough to be met within the seconds simulated; the two that only cost time left out."""
 _LATER_S = (6, 31, 121, 90_000)
 """Seconds after the history at which the clocks are asked once more: every level of every clock (docs/reconciliation.md) is passed."""
+_HEDGE_LEAD_S = 45.0
+"""Seconds of quotes before the hedger's fill: bars of a second, so that covariances are known."""
 _HEDGED = 4
 """Series of the small book: one exposure and the instruments it is hedged with."""
 _KERNEL_PACKAGES = ("schemas.", "state.", "operators.")
@@ -108,6 +112,7 @@ def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed
         hedge_ratios()
         hedge_trades()
         hedge_lots()
+        hedge_book()
     compiled, cached = (after - earlier for after, earlier in zip(_tally(), before, strict=True))
     compiled, cached = compiled + beside, cached - beside
     marker = _marker()
@@ -144,6 +149,7 @@ def rest() -> int:
     ExecutionLogic(0, 1, reference, tape.quotes).restore([])
     hedge_ratios()
     hedge_lots()
+    hedge_book(decide=False)
     return _tally()[0] - before
 
 
@@ -249,6 +255,14 @@ def hedge_trades(seed: int = 1) -> int:
     reasons = proposal.Reasons(no.copy(), no.copy())
     shares, touches = proposal.TIER_SHARES, proposal.TOUCHES
     status = proposal.propose(exposures, limits, terms, _START_NS, shares, touches, problem, reasons, np.zeros(m), solution, space)
+    # one by one, as where a limit is broken already
+    proposal.build_objective(exposures, terms, problem, np.zeros(m))
+    proposal.build_coupling(exposures, terms, problem)
+    proposal.build_bounds(limits, _START_NS, shares, touches, problem, reasons)
+    optimiser.solve(problem, solution, space)
+    optimiser.objective(problem, solution.h)
+    optimiser.capital_used(problem, solution.h)
+    optimiser.capital_limit(problem)
     return int(status)
 
 
@@ -261,6 +275,70 @@ def hedge_lots() -> int:
     proposal.binding(problem, solution, proposal.Reasons(*np.zeros((2, m), np.int64)), np.zeros(m, np.int64), np.zeros(2, np.int64))
     problem.g[:], problem.upper[:] = -1.0, 10.0
     return int(lots.round_to_lots(problem, np.full(m, 2.5), np.ones(m), np.ones(m), space))
+
+
+def hedge_book(decide: bool = True) -> int:
+    """Put a fill through the hedger's own market and lane, as the runtime does, and restore it; return how many hedges it sent.
+
+    decide: with a universe, so that there is a decision; without one positions are only kept. Raises AssertionError when the restored lane counts otherwise.
+    """
+    from connectors.simulator.hedging import HedgeWorld, calm
+    from operators.hedge_market import HedgeMarket, MarketRules
+    from operators.hedger import HedgerLogic
+
+    world = HedgeWorld(calm(1, 1.0, _HEDGE_LEAD_S, _START_NS))
+    market = HedgeMarket(world.reference, MarketRules(bar_ns=_SECOND, fresh_ns=_SECOND))
+    lane = HedgerLogic(0, 1, world.reference, market)
+    changelog: list[bytes] = []
+    offsets: Counter[str] = Counter()
+    quotes: list[tuple[bytes, bytes]] = []
+    book, now_ns = "", _START_NS
+    for step in range(int(_HEDGE_LEAD_S) + 1):
+        now_ns = _START_NS + step * _SECOND
+        found: dict[str, list[tuple[bytes, bytes]]] = {}
+        for message in world.advance(now_ns):
+            if message.topic in HEDGER_BROADCAST and (decide or message.topic != "hedge.state.universe.v1"):
+                found.setdefault(message.topic, []).append((message.key, message.value))
+            if message.topic == "hedge.state.universe.v1":
+                book = book or message.key.decode()
+        quotes = quotes or found.get("marketdata.snapshot.v1", [])
+        for topic, records in found.items():
+            market.apply(_chunk(topic, 0, records, offsets[topic], now_ns))
+            offsets[topic] += len(records)
+        if step == 1:
+            market.begin()
+            lane.process(_chunk(HEDGER_INPUTS[0], 0, [(b"", b"{}")], 0, now_ns), now_ns)
+        if step == int(_HEDGE_LEAD_S):
+            symbol = world.reference.instruments[0].symbol
+            lane.process(_chunk(HEDGER_INPUTS[0], 0, [(book.encode(), _fill(book, symbol, now_ns))], 1, now_ns), now_ns)
+        if step:
+            _commit(lane, now_ns, changelog)
+    restored = HedgerLogic(0, 1, world.reference, market)
+    restored.restore(enumerate(changelog))
+    if restored.counters() != lane.counters():
+        raise AssertionError("the hedger's lane, restored from its changelog, differs from the lane that wrote it")
+    begun = HedgeMarket(world.reference, market.rules)
+    begun.apply(_chunk("hedge.state.matrix.v1", 0, market.matrix_records(), 0, now_ns))
+    begun.apply(_chunk("marketdata.snapshot.v1", 0, quotes, 0, now_ns))
+    begun.begin()
+    return lane.counters()["hedges_sent"]
+
+
+def _fill(book: str, symbol: str, now_ns: int) -> bytes:
+    """Return a fill that changes a book's position by 10."""
+    name = "5c1f7a52-3c8e-5d0a-9b5e-0a4d6c2f1e77"
+    absent = {"kind": "arrival", "status": "missing"}
+    payload = {
+        "order_id": name, "fill_id": name, "symbol": symbol, "side": "BUY", "filled_size": "10", "price": "100", "venue": "SPOT", "latency_ms": 1.0,
+        "idempotency_key": name, "book": book, "account": "ACC", "exec_id": "1", "exec_ts_ns": now_ns, "status": "FILLED", "version": 1,
+        "signed_delta": "10", "cum_size": "10", "leaves_size": "0", "avg_price": "100", "provisional": False, "benchmark": absent,
+        "benchmark_mid": absent | {"kind": "mid"}, "slippage": {}, "residual": {"order_size": "0", "exposure_notional": "0"},
+    }  # fmt: skip
+    message = {
+        "msg_id": name, "type": HEDGER_INPUTS[0], "version": "v1", "ts": rfc3339(now_ns), "ts_ns": now_ns, "ttl_ms": 60_000, "correlation_id": name,
+        "sender": "agent.execution", "idempotency_key": name, "payload": payload,
+    }  # fmt: skip
+    return json.dumps(message).encode()
 
 
 def _history(reference: Reference, seed: int) -> Iterator[tuple[int, dict[tuple[str, int], list[tuple[bytes, bytes]]]]]:

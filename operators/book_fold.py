@@ -94,6 +94,7 @@ def position_row(
     move(row.symbol, 0, arena, start, length)
     row.next = owner.head
     owner.head = at
+    touch(books, book)
     return int(at)
 
 
@@ -105,8 +106,8 @@ def fold_fills(
     """Book a chunk's fills, record by record in order; return how many positions were made.
 
     rows, arena, ok: the decoded batch. where `(4,)`: lane, lanes, receive time (ns), day. index: symbols to series; qty_scale `(k,)`. desk `(d, 2)`
-    uint64: hashes of accounts whose fills are the desk's hedges. Filled in, `(n,)` each: outcome (APPLIED, …), reason (of a rejected one), leg_of (row
-    of the hedge's leg the fill belongs to, −1 for none). Memory for n books, positions and fills must be reserved.
+    uint64: `position_key` of (book, account) whose fills are the desk's hedges. Filled in, `(n,)` each: outcome (APPLIED, …), reason (of a
+    rejected one), leg_of (row of the hedge's leg the fill belongs to, −1 for none). Memory for n books, positions and fills must be reserved.
     """
     lane, lanes, received, day = where[0], where[1], where[2], where[3]
     made = positions.meta[0]
@@ -155,6 +156,8 @@ def fold_fills(
             leg_of[i] = leg
             own = legs.rows[leg]
             own.filled += delta * own.side
+            if delta * own.side < 0:
+                own.undone -= delta * own.side
             units = delta / POW10[qty_scale[series]]
             own.bought += units
             own.paid += units * (row[slots.price] / POW10[row[slots.price + 1]])
@@ -164,8 +167,9 @@ def fold_fills(
             manual = False
             if len(desk) > 0:
                 account_hi, account_lo = hash128(arena, row[slots.account], row[slots.account + 1], 0)
+                key_hi, key_lo = position_key(book_hi, book_lo, account_hi, account_lo)
                 for d in range(len(desk)):
-                    if desk[d, 0] == account_hi and desk[d, 1] == account_lo:
+                    if desk[d, 0] == key_hi and desk[d, 1] == key_lo:
                         manual = True
             if manual:
                 position.hedge += delta

@@ -54,8 +54,9 @@ class HedgeRules:
 
     horizon_ns: int = 120_000_000_000
     """T: the time over which risk and cost are weighed."""
-    uncovered: float = 0.02
-    """w: the share of the reference exposure that a direct hedge at reference cost may leave open; from 5 % on costs alone break the coverage target."""
+    uncovered: float = 0.005
+    """w: the share of the reference exposure that a direct hedge at reference cost may leave open; from 5 % on costs alone break the coverage target
+    (docs/decisions/0009)."""
     dust: float = 1e-4
     """Risk under this share of the book's limit is none."""
     coverage_target: float = 0.95
@@ -64,8 +65,8 @@ class HedgeRules:
     """Largest −(Be)ᵀS·p/‖Be‖² after a hedge."""
     spread_tolerance: float = 1.05
     """A spread is wide when above the usual one by more than this factor: one tick is more bps at a lower price."""
-    envelope_ns: int = 60_000_000_000
-    """A residual older than this is hedged at any spread within the cost cap."""
+    envelope_ns: int = 2_000_000_000
+    """A residual older than this is hedged at any spread within the cost cap (docs/decisions/0009)."""
     cooldown_ns: int = 500_000_000
     risk_cut: float = 0.2
     """A hedge that takes more than this share of the risk (σ) away does not wait for the cooldown."""
@@ -565,8 +566,10 @@ class RatioState:
     """Whether the correlation is broken."""
     watch: Watch
     """One row per pair of `watched`."""
-    bars: int = 0
-    """market.bars_closed at the last update."""
+    moved_ns: Ints
+    """(m, n) end of the bar at which the pair last moved; 0 before."""
+    bars: int = -1
+    """market.bars_closed at the last estimate; −1: not since the frame was made."""
 
 
 class Breakdown(NamedTuple):
@@ -593,7 +596,8 @@ def new_ratio_state(frame: BookFrame) -> RatioState:
         codes[frame.direct[i], i] = ELIGIBLE
     pairs = len(frame.indirect) * len(frame.candidates)
     # the window is that of realised effectiveness, which is not watched by pair
-    return RatioState(used, b, raw, se, codes.astype(np.int64), np.zeros(n), np.zeros((m, n), np.bool_), new_watch(pairs, 1))
+    broken, moved_ns = np.zeros((m, n), np.bool_), np.zeros((m, n), np.int64)
+    return RatioState(used, b, raw, se, codes.astype(np.int64), np.zeros(n), broken, new_watch(pairs, 1), moved_ns)
 
 
 def ratio_facts(frame: BookFrame, state: RatioState) -> RatioFacts:
@@ -618,9 +622,11 @@ def ratio_facts(frame: BookFrame, state: RatioState) -> RatioFacts:
 
 
 def carried_over(old: BookFrame, state: RatioState, new: BookFrame) -> RatioState:
-    """Return the ratios for another frame of the book: pairs both frames have keep theirs, others start as in `new_ratio_state`."""
+    """Return the ratios for another frame of the book: pairs both frames have keep theirs, others start as in `new_ratio_state`.
+
+    The next `update_ratios` estimates all of them, so that what is new need not wait for the bar's end.
+    """
     result = new_ratio_state(new)
-    result.bars = state.bars
     exposures = [(i, old.exposure_index[name]) for i, name in enumerate(new.exposures) if name in old.exposure_index]
     instruments = [(j, old.instrument_index[name]) for j, name in enumerate(new.instruments) if name in old.instrument_index]
     to_row = {(int(i), int(j)): row for row, (i, j) in enumerate(watched(new))}
@@ -632,7 +638,7 @@ def carried_over(old: BookFrame, state: RatioState, new: BookFrame) -> RatioStat
         for j, was_j in instruments:
             for array, source in (
                 (result.used, state.used), (result.b, state.b), (result.raw, state.raw), (result.se, state.se), (result.codes, state.codes),
-                (result.broken, state.broken),
+                (result.broken, state.broken), (result.moved_ns, state.moved_ns),
             ):  # fmt: skip
                 array[j, i] = source[was_j, was_i]
             row, was = to_row.get((i, j)), from_row.get((was_i, was_j))
@@ -650,10 +656,12 @@ def watched(frame: BookFrame) -> list[tuple[int, int]]:
 def update_ratios(frame: BookFrame, state: RatioState, market: Market, rules: HedgeRules) -> list[Breakdown]:
     """Estimate and move the ratios of every exposure that is no direct hedge, once per closed bar; return correlations that broke or mended.
 
-    A second call for the same bar changes nothing. If several bars closed since the last call the ratio moves once, and only the last bar's
-    correlation is looked at. Cost: about 15 µs of processor time per exposure with six instruments, 126 µs with forty.
+    A second call for the same bar changes nothing; one after the frame was made anew estimates again and moves, and watches, only pairs that did not
+    move in this bar. If several bars closed since the last call the ratio moves once, and only the last bar's correlation is looked at.
+
+    Cost: about 15 µs of processor time per exposure with six instruments, 126 µs with forty.
     """
-    if state.bars == market.bars_closed:
+    if state.bars == market.bars_closed or market.bars_closed == 0:
         return []
     state.bars = market.bars_closed
     exposures, candidates, moments = frame.indirect, frame.candidates, market.moments
@@ -663,7 +671,16 @@ def update_ratios(frame: BookFrame, state: RatioState, market: Market, rules: He
     ys = np.repeat(frame.exposure_series[exposures], len(candidates))
     xs = np.tile(frame.instrument_series[candidates], len(exposures))
     events = np.zeros(len(ys), np.int64)
-    watch_correlations(state.watch, moments, FAST, SLOW, ys, xs, market.last_fresh, levels, events)
+    settled = np.equal(state.moved_ns[candidates][:, exposures].T, market.bar_end_ns)  # (exposures, candidates): by an earlier call
+    due = np.flatnonzero(~settled.ravel())
+    if len(due) == len(ys):
+        watch_correlations(state.watch, moments, FAST, SLOW, ys, xs, market.last_fresh, levels, events)
+    elif len(due):
+        part, told = Watch._make(array[due] for array in state.watch), np.zeros(len(due), np.int64)
+        watch_correlations(part, moments, FAST, SLOW, ys[due], xs[due], market.last_fresh, levels, told)
+        for array, piece in zip(state.watch, part, strict=True):
+            array[due] = piece
+        events[due] = told
     active = state.watch.active.any(axis=1).reshape(len(exposures), len(candidates))
     series = np.ascontiguousarray(frame.instrument_series[candidates])
     for a, i in enumerate(exposures):
@@ -676,7 +693,9 @@ def update_ratios(frame: BookFrame, state: RatioState, market: Market, rules: He
         )  # fmt: skip
         used = np.ascontiguousarray(state.used[candidates, i])
         move_all(used, out, patience, levels)
-        state.used[candidates, i] = used
+        moved = ~settled[a] | np.isnan(state.used[candidates, i])
+        state.used[candidates[moved], i] = used[moved]
+        state.moved_ns[candidates, i] = market.bar_end_ns
         state.b[candidates, i] = out.b
         state.raw[candidates, i] = out.raw
         state.se[candidates, i] = out.b_se

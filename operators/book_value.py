@@ -307,7 +307,7 @@ def look(view: BookView, frame: BookFrame, market: Market, now_ns: int, rules: H
     bar, facts = per_bar(frame, market), ratio_facts(frame, view.ratios)
     risk, policy = market.risk(view.book), market.policy(view.book)
     scenarios = len(policy.payload.stress_scenarios) if policy is not None else 0
-    work = frame.workspace(scenarios)
+    work = frame.workspace(scenarios + 1)  # and one row that no more than the need be hedged
     m, n = frame.shape
     mids = market.mids(now_ns)
     fx = np.array([market.fx(now_ns, currency, frame.universe.base_currency) for currency in frame.currencies])

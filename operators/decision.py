@@ -360,7 +360,8 @@ def _hedge(known: Known) -> Decision:
     _set_limits(known)
     x, shocks = known.work.exposures, shocks_of(known)
     x.e[:], x.s_xx[:], x.ratios[:] = known.e, known.bar.s_xx, known.facts.b
-    x.exposure_shock[:], x.hedge_shock[:], x.max_loss[:] = shocks.exposure_shock, shocks.hedge_shock, shocks.max_loss
+    x.exposure_shock[:-1], x.hedge_shock[:-1], x.max_loss[:-1] = shocks.exposure_shock, shocks.hedge_shock, shocks.max_loss
+    _limit_share(known)
     why = _closed(known)
     known.work.solution.h[:] = view.start
     spare = frame.secondary if frame.secondary.any() else None
@@ -378,6 +379,22 @@ def _hedge(known: Known) -> Decision:
         answer = _propose(known, why, spare)
     out.tried = tuple(tried)
     return _judge(known, answer, why, spare)
+
+
+def _limit_share(known: Known) -> None:
+    """Let the last stress row hold the share of the need that is hedged, −(Be)ᵀS(p + h)/‖Be‖² ≤ 102 %: it is linear in the trades, as a loss is.
+
+    As a veto on the answer it could block the way back for good: of two instruments that move together, bringing back one moves the share of both.
+    """
+    x, rules = known.work.exposures, known.rules
+    x.exposure_shock[-1] = 0.0
+    if known.norm2 > 0.0:
+        needed(known.bar.s_xx, known.be, x.hedge_shock[-1])
+        x.hedge_shock[-1] /= known.norm2
+        x.max_loss[-1] = rules.overhedge
+    else:
+        x.hedge_shock[-1] = 0.0
+        x.max_loss[-1] = math.inf
 
 
 def _risk_cut(known: Known, h: Floats) -> float:
@@ -517,6 +534,8 @@ def _binding(known: Known, why: Ints, spare: Bools | None) -> tuple[tuple[Bindin
         if s == count:
             shut = known.terms is not None and known.terms.reducing and _reducing_is_what_binds(known)
             found.append(Binding("capital", R.reducing_only if shut else R.capital_cap, float(solution.nu[0])))
+        elif s == count - 1:
+            found.append(Binding("share", R.overhedged, float(solution.mu[s])))
         else:
             assert known.policy is not None
             found.append(Binding(f"stress:{known.policy.payload.stress_scenarios[s].id}", R.stress_bound, float(solution.mu[s])))

@@ -50,16 +50,25 @@ def legs_of(ledger: HedgeLedger, hedge: int) -> Iterator[int]:
 
 
 def remaining(leg: Any) -> int:
-    """Return what of a leg may still be filled, scaled: all that is not filled; of an ended one what the venue has filled and no fill told yet."""
-    done = int(leg["filled"])
-    most = int(leg["venue_filled"]) if int(leg["end"]) else int(leg["size"])
-    return max(most - done, 0)
+    """Return what of a leg may still be filled, scaled: all that is not filled; of an ended one what the venue has filled and no fill told yet.
+
+    What was filled and then taken back by a bust is told: it is not waited for again, whether the venue counts it or not.
+    """
+    if int(leg["end"]):
+        return max(int(leg["venue_filled"]) - int(leg["filled"]) - int(leg["undone"]), 0)
+    return max(int(leg["size"]) - int(leg["filled"]), 0)
+
+
+def awaited(ledger: HedgeLedger, hedge: int) -> bool:
+    """Return whether fills are awaited of a leg that has ended at the venue."""
+    rows = ledger.legs.arrays.rows
+    return any(int(rows[at]["end"]) and remaining(rows[at]) > 0 for at in legs_of(ledger, hedge))
 
 
 def leg_state(leg: Any) -> int:
-    """Return the state a leg is in: its end once its fills are here, else what is known of it."""
+    """Return the state a leg is in: its end once its fills are here, else what is known of it. A bust of its fills makes no order open again."""
     filled, size, end = int(leg["filled"]), int(leg["size"]), int(leg["end"])
-    if filled >= size:
+    if filled + int(leg["undone"]) >= size:
         return g.FILLED
     if end and remaining(leg) == 0:
         return end if end != g.FILLED or filled >= size else g.CANCELED  # done at the venue with less than the size: the rest is given up
@@ -136,7 +145,7 @@ def slippage_bps(leg: Any) -> float | None:
 
 
 def acked(ledger: HedgeLedger, leg: int) -> None:
-    """Note that a leg is at the venue; an answer that comes after its end, or repeats, changes nothing."""
+    """Note that a leg is at the venue: so the order agent says, or a fill of it; after its end, or said again, it changes nothing."""
     row = ledger.legs.arrays.rows[leg]
     if not int(row["end"]) and int(row["state"]) in (g.SENT, g.UNKNOWN):
         row["state"] = g.ACKED

@@ -271,6 +271,10 @@ class HedgeMarket:
         """Return what a book hedges with, None if nobody said. There is none of all books: it carries the book's currency."""
         return self._universe.held.get(book)
 
+    def universes(self) -> list[UniverseState]:
+        """Return what every book hedges with."""
+        return list(self._universe.held.values())
+
     def channel(self, venue: str) -> ChannelState:
         """Return the state of a venue's order channel."""
         return self._channel.held.get(venue) or ChannelState()

@@ -30,6 +30,7 @@ from operators.book_frame import (
     frame_of,
     new_ratio_state,
     update_ratios,
+    watched,
 )
 from operators.book_value import Decision, Leg, exposure_units
 from operators.decision import decide
@@ -38,7 +39,7 @@ from operators.hedge_audit import ratios_of, record_of, residual_of
 from operators.hedge_audit import zero as _finite
 from operators.hedge_life import SIDES, LifeRules
 from operators.hedge_market import HedgeMarket
-from operators.ratios import ELIGIBLE
+from operators.ratios import CORRELATION, ELIGIBLE
 from operators.snapshots import symbol_index
 from schemas.chunk import Capture, Chunk, Records, join
 from schemas.codec import compile_decoder
@@ -72,8 +73,12 @@ MODELS = (FillMessage, AllocationMessage, HedgeOrderEventMessage, DeskDecisionMe
 _EXPIRING = (DESK, COVERS)
 """Intents that mean nothing after their ttl."""
 _FIRST_TRIGGER = HedgeReason.fill
+PATIENT_TICKS, PATIENT_LEAST = 32, 2
+"""Books that only look again because a bar ended or the risk agent spoke are spread over so many ticks, at least two in each: all of them in one
+tick would keep fills waiting for a millisecond and more each."""
 _TRIGGERS = tuple(r for r in HedgeReason if r >= _FIRST_TRIGGER)
 _BITS = {reason: 1 << (reason - _FIRST_TRIGGER) for reason in _TRIGGERS}
+_PATIENT = _BITS[HedgeReason.bar] | _BITS[HedgeReason.risk_state]
 
 _TOLD = {
     reason: 1 << i
@@ -105,19 +110,9 @@ class _Book:
     exposure_unit: Any = None
     held_rows: Any = None
     held_unit: Any = None
-    kept: Any = None
-    """(m, n) the ratios in use as the ledger has them."""
-    start: Any = None
-    """(m,) where the next search begins."""
     untold: dict[int, tuple[dict[HedgeReason, None], str]] = field(default_factory=dict)
     """Hedges to be told of at the end of the tick: why, and the order agent's word."""
-    residual: dict[str, float] = field(default_factory=dict)
-    """As of the last decision."""
-    coverage_expected: float = float("nan")
     seen: tuple[int, ...] = ()
-    bar: int = -1
-    retry_ns: int = 0
-    idle_until_ns: int = 0
     minute: int = -1
 
 
@@ -154,12 +149,12 @@ class HedgerLogic:
         self._by_row: dict[int, _Book] = {}
         self._out: dict[str, list[tuple[bytes, bytes]]] = {}
         self._halts_seen = 0
-        self._evicted = [0, 0, 0]
         self._awake: set[int] = set()
-        """Rows of books with hedges, or clocks of their own."""
+        """Rows of books with hedges, or something untold."""
         self._outside: tuple[int, ...] = ()
-        self._desk_key: tuple[int, int] = (-1, -1)
-        self._desk_hashes = np.zeros((0, 2), np.uint64)
+        self._patient_left = 0
+        self._again = False
+        self._desk_of: tuple[int, Any] = (-1, None)
 
     # ---- the lane runtime's side -----------------------------------------------------------------------------------
 
@@ -181,14 +176,14 @@ class HedgerLogic:
     def tick(self, now_ns: int) -> list[Records]:
         """Let clocks act, decide for every book that has a reason to, keep the figures; forget a little of what is past its time."""
         self._out = {}
+        if self._again:
+            self._look_again(now_ns)
         self._acknowledge_halts(now_ns)
         self._follow_bars(now_ns)
+        self._patient_left = max(PATIENT_LEAST, -(-len(self._books) // PATIENT_TICKS))
         for book in self._to_visit(now_ns):
             self._watch(book, now_ns)
-            if book.hedges or book.untold or book.retry_ns:
-                self._awake.add(book.row)
-            else:
-                self._awake.discard(book.row)
+            (self._awake.add if book.hedges or book.untold else self._awake.discard)(book.row)
         self._evict()
         return self._hand_out()
 
@@ -198,9 +193,10 @@ class HedgerLogic:
         outside = (market.risk_seq, market.policy_seq, market.universe_seq, market.channel_seq, market.halt_seq, now_ns // kpi.MINUTE_NS)
         if outside != self._outside:
             self._outside = outside
-            return list(self._books.values())
-        rows = set(np.flatnonzero(self.ledger.books.rows["triggers"]).tolist()) | self._awake
-        return [self._by_row[row] for row in sorted(rows)]
+            return [self._by_row[row] for row in sorted(self._by_row)]
+        rows = self.ledger.books.rows
+        due = np.flatnonzero((rows["triggers"] != 0) | ((rows["retry_ns"] > 0) & (rows["retry_ns"] <= now_ns)))
+        return [self._by_row[row] for row in sorted({*due.tolist(), *self._awake})]
 
     def capture(self) -> Capture:
         """Return the state change since the last capture."""
@@ -236,7 +232,11 @@ class HedgerLogic:
                 self._by_row[int(hedges[at]["book"])].hedges[at] = None
         for book in self._books.values():
             book.hedges = dict.fromkeys(sorted(book.hedges, key=lambda at: (int(hedges[at]["decided_ns"]), at)))
-            self._trigger(book, HedgeReason.restart, 0)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Let every book look at the outside afresh at the next tick, as after a restore: anything may have changed while nobody ran."""
+        self._again = True
 
     def positions(self) -> dict[str, int]:
         """Return, for each input topic read so far, the offset after the last record folded in."""
@@ -298,18 +298,23 @@ class HedgerLogic:
             touched = leg_of[leg_of >= 0]
             if len(touched):
                 ledger.scalars[g.S_HEDGE_FILLS] += len(touched)
+                for leg in dict.fromkeys(touched.tolist()):
+                    life.acked(ledger, leg)  # a fill says that the venue knows it
                 for hedge in dict.fromkeys(ledger.legs.arrays.rows["hedge"][touched].tolist()):
                     self._settle(hedge, now_ns, HedgeReason.fill)
 
     def _desk_accounts(self) -> Any:
-        """Return the hashes `(d, 2)` of the desk's accounts in any of the lane's books."""
-        key = (self.market.universe_seq, len(self._books))
-        if key != self._desk_key:
-            universes = [self.market.universe(book) for book in self._books]
-            names = sorted({account for one in universes if one is not None for account in one.payload.desk_accounts})
-            self._desk_hashes = np.array([_hash(name) for name in names], np.uint64).reshape(-1, 2)
-            self._desk_key = key
-        return self._desk_hashes
+        """Return the keys of the desk's accounts `(d, 2)` of every book there is a universe of, also of those not heard of yet."""
+        known, keys = self._desk_of
+        if known != self.market.universe_seq:
+            found = [
+                position_key(*(np.uint64(x) for x in (*_hash(one.payload.book), *_hash(account))))
+                for one in self.market.universes()
+                for account in one.payload.desk_accounts
+            ]
+            keys = np.array(found, np.uint64).reshape(-1, 2)
+            self._desk_of = (self.market.universe_seq, keys)
+        return keys
 
     # ---- everything else ---------------------------------------------------------------------------------------------
 
@@ -377,6 +382,14 @@ class HedgerLogic:
         if digits > scale:
             return Reason.precision_exceeds_scale
         filled = mantissa * 10 ** (scale - digits)
+        said, before = (message.ts_ns, _first64(message.msg_id)), (int(row["event_ns"]), int(row["event_order"]))
+        if message.ts_ns < before[0] or said == before:
+            # Said before: only an end that is not known, or a larger amount filled, is news.
+            if event.status not in life.ENDS or (int(row["end"]) and filled <= int(row["venue_filled"])):
+                return Reason.none
+        else:
+            row["event_ns"], row["event_order"] = said
+            legs.touch(leg)
         if event.status == "ACKED":
             life.acked(self.ledger, leg)
         elif event.status == "UNKNOWN":
@@ -397,6 +410,12 @@ class HedgerLogic:
         if word.instrument is not None and word.instrument not in self._series:
             return Reason.instrument_unknown
         book = self._book_named(word.book)
+        if word.action == "MARK_MANUAL":
+            taken = self.ledger.hedges.arrays.rows[hedge]
+            if int(taken["flags"]) & g.H_MANUAL:
+                return Reason.none
+            taken["flags"] = int(taken["flags"]) | g.H_MANUAL
+            self.ledger.hedges.touch(hedge)
         if word.action == "MARK_MANUAL" and int(self.ledger.hedges.arrays.rows[hedge]["state"]) == g.QUEUED:
             self._close(hedge, g.MANUAL, now_ns, HedgeReason.manual)
         elif word.action == "MARK_MANUAL":
@@ -410,11 +429,15 @@ class HedgerLogic:
             held = word.action == "HOLD"
             if word.instrument is None:
                 row = self.ledger.books.arrays.rows[book.row]
+                if not _newer(row, message):
+                    return Reason.none
                 row["flags"] = int(row["flags"]) | g.B_HELD if held else int(row["flags"]) & ~g.B_HELD
                 self.ledger.books.touch(book.row)
             else:
                 at = self._position(book, word.instrument)
                 row = self.ledger.positions.arrays.rows[at]
+                if not _newer(row, message):
+                    return Reason.none
                 row["flags"] = int(row["flags"]) | g.P_HELD if held else int(row["flags"]) & ~g.P_HELD
                 self.ledger.positions.touch(at)
         self._audit_note(book, now_ns, HedgeReason.desk, word.operator, f"{word.action}: {word.justification}"[:256], hedge)
@@ -467,6 +490,9 @@ class HedgerLogic:
     def _position(self, book: _Book, symbol: str) -> int:
         """Return the row of a book's symbol (one of the reference data), made if it is not there."""
         at = book.positions.get(symbol, -1)
+        if at < 0:
+            self._sync(book)  # a fill may have made it since
+            at = book.positions.get(symbol, -1)
         if at >= 0:
             return at
         owner = self.ledger.books.arrays.rows[book.row]
@@ -496,6 +522,19 @@ class HedgerLogic:
 
     # ---- looking again -----------------------------------------------------------------------------------------------
 
+    def _look_again(self, now_ns: int) -> None:
+        """Take nothing of the outside for known: decide for every book, drop what was queued, begin the figures' clock anew."""
+        self._again = False
+        for book in self._books.values():
+            book.seen, book.minute = (), -1
+            self._drop_stored(book, now_ns)
+            self._trigger(book, HedgeReason.restart, now_ns)
+
+    def _drop_stored(self, book: _Book, now_ns: int) -> None:
+        """End what is queued: it is never sent as stored, whatever is needed now is decided afresh."""
+        for hedge in [at for at in book.hedges if int(self.ledger.hedges.arrays.rows[at]["state"]) == g.QUEUED]:
+            self._close(hedge, g.SUPERSEDED, now_ns, HedgeReason.superseded)
+
     def _watch(self, book: _Book, now_ns: int) -> None:
         """Do for one book what its triggers and clocks ask for; then tell of hedges whose state changed, with the coverage there is now."""
         self._sync(book)
@@ -505,8 +544,11 @@ class HedgerLogic:
         row = self.ledger.books.arrays.rows[book.row]
         triggers = int(row["triggers"])
         pressing = triggers & (_BITS[HedgeReason.halt] | _BITS[HedgeReason.resume] | _BITS[HedgeReason.channel])
-        due = triggers or (book.retry_ns and now_ns >= book.retry_ns)
-        rested = now_ns >= max(int(row["decided_ns"]) + self.times.interval_ns, book.idle_until_ns, int(row["rest_ns"]))
+        due = triggers or 0 < int(row["retry_ns"]) <= now_ns
+        rested = now_ns >= max(int(row["decided_ns"]) + self.times.interval_ns, int(row["idle_ns"]), int(row["rest_ns"]))
+        if due and rested and triggers and not triggers & ~_PATIENT:
+            self._patient_left -= 1
+            due = self._patient_left >= 0
         if due and (rested or pressing):
             self._decide(book, now_ns)
         untold, book.untold = book.untold, {}
@@ -534,9 +576,7 @@ class HedgerLogic:
             if old != new:
                 self._trigger(book, cause, now_ns)
         if seen[3] != before[3]:
-            for hedge in [at for at in book.hedges if int(self.ledger.hedges.arrays.rows[at]["state"]) == g.QUEUED]:
-                # Never sent as stored: whatever is needed now is decided afresh.
-                self._close(hedge, g.SUPERSEDED, now_ns, HedgeReason.superseded)
+            self._drop_stored(book, now_ns)
 
     def _ask_about(self, book: _Book, now_ns: int) -> None:
         """Let the clocks of the book's hedges act: no answer, UNKNOWN for long, queued past its time."""
@@ -629,12 +669,11 @@ class HedgerLogic:
         if universe is None:
             return None
         rows = self.ledger.positions.arrays.rows
-        before = set(book.frame.exposures) if book.frame is not None else set()
         symbols = tuple(
             sorted(
                 symbol
                 for symbol, at in book.positions.items()
-                if symbol in before or int(rows[at]["exposure"]) or int(rows[at]["flags"]) & g.P_TARGET
+                if int(rows[at]["exposure"]) or int(rows[at]["flags"]) & (g.P_TARGET | g.P_EXPOSED)
             )
         )
         key = (universe.version, symbols)
@@ -643,15 +682,21 @@ class HedgerLogic:
         frame = frame_of(universe, symbols, self.reference, self.market)
         for symbol in (*frame.exposures, *frame.instruments):
             self._position(book, symbol)
+        for symbol in frame.exposures:
+            row = self.ledger.positions.arrays.rows[book.positions[symbol]]
+            if not int(row["flags"]) & g.P_EXPOSED:
+                row["flags"] = int(row["flags"]) | g.P_EXPOSED
+                self.ledger.positions.touch(book.positions[symbol])
+        for symbol, at in book.positions.items():
+            if symbol not in frame.instrument_index and float(self.ledger.positions.arrays.rows[at]["residual"]):
+                self.ledger.positions.arrays.rows[at]["residual"] = 0.0  # no instrument of the problem any more
+                self.ledger.positions.touch(at)
         if book.frame is None or book.ratios is None:
             book.ratios = new_ratio_state(frame)
-            self._recall_ratios(book, frame, book.ratios)
         else:
             book.ratios = carried_over(book.frame, book.ratios, frame)
+        self._recall_ratios(book, frame, book.ratios)
         book.frame, book.frame_key = frame, key
-        book.kept = book.ratios.used.copy()
-        book.start = np.zeros(len(frame.instruments))
-        book.bar = -1
         book.exposure_rows = np.array([book.positions[s] for s in frame.exposures], np.int64)
         book.held_rows = np.array([book.positions[s] for s in frame.instruments], np.int64)
         scale = self.ledger.positions.arrays.rows["qty_scale"]
@@ -664,9 +709,9 @@ class HedgerLogic:
         market = self.market
         if not market.bars_closed:
             return
-        for book in self._books.values():
-            if book.bar != market.bars_closed and book.frame is not None:
-                self._trigger(book, HedgeReason.bar, now_ns)
+        seen = self.ledger.books.rows["bar_ns"]
+        for row in np.flatnonzero((seen != 0) & (seen != market.bar_end_ns)).tolist():
+            self._trigger(self._by_row[row], HedgeReason.bar, now_ns)
         scalars = self.ledger.scalars
         due = market.bar_end_ns - int(scalars[g.S_MATRIX_BAR]) >= market.rules.snapshot_bars * market.rules.bar_ns
         if self.lane == 0 and due:
@@ -707,7 +752,7 @@ class HedgerLogic:
             held_by_desk=bool(int(mine["flags"]) & g.B_HELD),
             desk_held=(held["flags"] & g.P_HELD) != 0,
             residual_since_ns=int(mine["gap_ns"]),
-            start=book.start,
+            start=held["start"].copy(),
             unwound=unwound,
             allocation_ts_ns=int(exposed["target_ns"][known].min(initial=np.iinfo(np.int64).max)) if known.any() else 0,
         )
@@ -746,23 +791,23 @@ class HedgerLogic:
     def _decide(self, book: _Book, now_ns: int) -> None:
         row = self.ledger.books.arrays.rows[book.row]
         triggers, first_ns = int(row["triggers"]), int(row["first_ns"])
-        row["triggers"], row["decided_ns"] = 0, now_ns
+        row["triggers"], row["decided_ns"], row["retry_ns"] = 0, now_ns, 0
         self.ledger.books.touch(book.row)
-        book.retry_ns = 0
         names = [reason.name for reason in _TRIGGERS if triggers & _BITS[reason]] or [HedgeReason.timer.name]
         frame = self._frame(book)
         if frame is None:
+            if int(row["bar_ns"]):
+                row["bar_ns"] = self.market.bar_end_ns  # nothing is learnt from it, but it was looked at
             rows = self.ledger.positions.arrays.rows
             if any(int(rows[at]["exposure"]) or int(rows[at]["flags"]) & g.P_TARGET for at in book.positions.values()):
                 self._audit_missing(book, names, now_ns)
                 self._escalate_once(
                     book, HedgeReason.universe_missing, "CRITICAL", "no universe says what this book may hedge with", now_ns
                 )
-                book.idle_until_ns = now_ns + self.times.idle_ns
+                self.ledger.books.arrays.rows[book.row]["idle_ns"] = now_ns + self.times.idle_ns
             return
         assert book.ratios is not None
-        if book.bar != self.market.bars_closed:
-            book.bar = self.market.bars_closed
+        if book.ratios.bars != self.market.bars_closed:
             for one in update_ratios(frame, book.ratios, self.market, self.rules):
                 self._tell_breakdown(book, one, now_ns)
             self._keep_ratios(book, frame, book.ratios, now_ns)
@@ -770,22 +815,45 @@ class HedgerLogic:
         view = self._view(book, frame, "" if policy is None else policy.payload.policy_hash, now_ns)
         decision = decide(view, self.market, now_ns, self.rules)
         self.ledger.scalars[g.S_DECISIONS] += 1
-        book.residual, book.coverage_expected = residual_of(decision, frame), decision.coverage_expected
+        self._keep_residual(book, residual_of(decision, frame))
         self._account(book, decision, now_ns)
         hedge = -1
         if decision.outcome == "sent":
+            self._drop_stored(book, now_ns)
             hedge = self._send(book, frame, view, decision, first_ns or now_ns, now_ns)
         elif HedgeReason.channel_queued in decision.reasons and decision.legs:
             hedge = self._queue(book, frame, view, decision, now_ns)
         self._audit(book, frame, view, decision, names, hedge, now_ns)
         for alert in decision.escalations:
             self._escalate_once(book, alert.reason, alert.severity, alert.detail, now_ns, decision, frame)
-        book.start = np.zeros(len(frame.instruments)) if decision.outcome == "sent" else decision.start
+        start = np.zeros(len(frame.instruments)) if decision.outcome == "sent" else decision.start
+        for j in np.flatnonzero(start != view.start).tolist():
+            at = int(book.held_rows[j])
+            self.ledger.positions.arrays.rows[at]["start"] = start[j]
+            self.ledger.positions.touch(at)
+        row = self.ledger.books.arrays.rows[book.row]
         if HedgeReason.cooldown in decision.reasons or (decision.leg_reasons == HedgeReason.cooldown).any():
             waiting = view.last_send_ns[view.last_send_ns > 0]
-            book.retry_ns = int(waiting.max(initial=now_ns)) + self.rules.cooldown_ns
+            row["retry_ns"] = int(waiting.max(initial=now_ns)) + self.rules.cooldown_ns
         idle = decision.reasons[0] in (HedgeReason.halted, HedgeReason.held_by_desk, HedgeReason.policy_missing)
-        book.idle_until_ns = now_ns + self.times.idle_ns if idle else 0
+        row["idle_ns"] = now_ns + self.times.idle_ns if idle else 0
+        self.ledger.books.touch(book.row)
+
+    def _keep_residual(self, book: _Book, residual: dict[str, float]) -> None:
+        """Write what is open by instrument of the frame into the ledger."""
+        assert book.frame is not None
+        rows = self.ledger.positions.arrays.rows
+        for symbol, at in zip(book.frame.instruments, book.held_rows.tolist(), strict=True):
+            now = residual.get(symbol, 0.0)
+            if float(rows[at]["residual"]) != now:
+                rows[at]["residual"] = now
+                self.ledger.positions.touch(at)
+
+    def _residual(self, book: _Book) -> dict[str, float]:
+        """Return what was open by instrument at the last decision; nothing of what was not."""
+        rows = self.ledger.positions.arrays.rows
+        names = book.positions if book.frame is None else book.frame.instruments
+        return {name: float(rows[book.positions[name]]["residual"]) for name in sorted(names) if rows[book.positions[name]]["residual"]}
 
     def _account(self, book: _Book, decision: Decision, now_ns: int) -> None:
         """Keep the coverage a decision measured: over time, and as an episode that begins under the target and ends above it."""
@@ -793,6 +861,7 @@ class HedgerLogic:
         row = self.ledger.books.arrays.rows[book.row]
         row["exposure_notional"], row["needed"] = _finite(decision.exposure_notional), _finite(decision.needed_risk)
         row["bound_r2"], row["effectiveness"], row["coverage"] = decision.bound_r2, decision.effectiveness, decision.coverage
+        row["expected"] = decision.coverage_expected
         flags = int(row["flags"]) & ~(g.B_KNOWN | g.B_COVERED)
         coverage, gap = decision.coverage, int(row["gap_ns"])
         if decision.needed_risk > max(decision.dust_risk, 0.0) and not np.isnan(coverage):
@@ -900,7 +969,7 @@ class HedgerLogic:
     ) -> tuple[int, uuid.UUID, int]:
         """Write a hedge and its legs into the ledger; return (row, hedge_id, attempt)."""
         hedges, legs = self.ledger.hedges, self.ledger.legs
-        attempt = 0
+        attempt = int(self.ledger.books.arrays.rows[book.row]["attempts"])
         while True:
             identity = hedge_id(book.name, view.exposure_version, attempt)
             if hedges.find(*_halves(str(identity))) < 0:
@@ -959,7 +1028,8 @@ class HedgerLogic:
             reasons.append(HedgeReason.late_fill)
         if state not in (g.UNKNOWN, g.SENT) and not ended:
             row["query_ns"] = max(int(row["expires_ns"]) + 2 * self.times.ack_ns, now_ns + self.times.query_ns)
-            row["unknown_ns"] = 0
+            if not life.awaited(self.ledger, hedge):
+                row["unknown_ns"] = 0  # else answers come, but not the fills they speak of: that is to be told, too
             self.ledger.hedges.touch(hedge)
         if before != state or cause is HedgeReason.fill:
             row["changed_ns"] = now_ns
@@ -1051,8 +1121,8 @@ class HedgerLogic:
             "legs": legs,
             "slippage_bps": costs / weights if weights else None,
             "coverage": _none(mine["coverage"]) if int(mine["flags"]) & g.B_KNOWN else None,
-            "coverage_expected": _none(book.coverage_expected),
-            "residual": book.residual,
+            "coverage_expected": _none(mine["expected"]),
+            "residual": self._residual(book),
             "effectiveness": _none(mine["effectiveness"]),
             "bound_r2": _none(mine["bound_r2"]),
             "completion_ms": (now_ns - int(row["trigger_ns"])) / 1e6 if state == g.FILLED else None,
@@ -1138,7 +1208,7 @@ class HedgerLogic:
 
     def _count_moves(self, book: _Book, now_ns: int) -> None:
         """Turn what exposures moved, in units, into notional at the mids of the minute's end."""
-        frame = book.frame
+        frame = self._frame(book)
         if frame is None or not len(book.exposure_rows):
             return
         rows = self.ledger.positions.arrays.rows
@@ -1156,30 +1226,50 @@ class HedgerLogic:
     # ---- ratios ------------------------------------------------------------------------------------------------------
 
     def _recall_ratios(self, book: _Book, frame: BookFrame, ratios: RatioState) -> None:
-        """Take the ratios in use from the ledger: they are where they were, not where the newest estimate would put them."""
+        """Take ratios that are not in use, and what is known of their correlations, from the ledger.
+
+        They are where they were, not where the newest estimate would put them, and do not move twice in a bar.
+        """
         table = self.ledger.ratios
         if not len(table):
             return
-        for i in frame.indirect.tolist():
-            for j in frame.candidates.tolist():
-                at = table.find(*_ratio_key(book.name, frame.exposures[i], frame.instruments[j]))
-                if at >= 0:
-                    ratios.used[j, i] = float(table.arrays.rows[at]["used"])
+        bar_ns = int(self.ledger.books.arrays.rows[book.row]["bar_ns"])
+        for pair, (i, j) in enumerate(watched(frame)):
+            at = table.find(*_ratio_key(book.name, frame.exposures[i], frame.instruments[j]))
+            if at < 0 or not np.isnan(ratios.used[j, i]) or ratios.moved_ns[j, i]:
+                continue
+            row = table.arrays.rows[at]
+            ratios.used[j, i], ratios.moved_ns[j, i] = float(row["used"]), bar_ns
+            watch = ratios.watch
+            watch.run[pair, CORRELATION], watch.calm[pair, CORRELATION] = int(row["run"]), int(row["calm"])
+            watch.active[pair, CORRELATION] = ratios.broken[j, i] = bool(row["broken"])
 
     def _keep_ratios(self, book: _Book, frame: BookFrame, ratios: RatioState, now_ns: int) -> None:
-        """Write the ratios that moved into the ledger, and publish the book's ratios once in a while."""
+        """Write what moved of the ratios and their correlations into the ledger, and publish the book's ratios once in a while."""
         table = self.ledger.ratios
-        for j, i in np.argwhere((ratios.used != book.kept) & ~np.isnan(ratios.used)).tolist():
+        watch = ratios.watch
+        for pair, (i, j) in enumerate(watched(frame)):
+            used, broken, run = float(ratios.used[j, i]), bool(watch.active[pair, CORRELATION]), int(watch.run[pair, CORRELATION])
+            calm = int(watch.calm[pair, CORRELATION]) if broken else 0  # before, it is begun anew at the break
             key = _ratio_key(book.name, frame.exposures[i], frame.instruments[j])
             at = table.find(*key)
             if at < 0:
+                if np.isnan(used) and not broken and not run:
+                    continue
                 at = table.insert(*key)
                 row = table.arrays.rows[at]
                 row["book"], row["exposure"], row["instrument"] = book.row, book.exposure_rows[i], book.held_rows[j]
-            table.arrays.rows[at]["used"] = ratios.used[j, i]
-            table.touch(at)
-        book.kept[:] = ratios.used
+            row = table.arrays.rows[at]
+            same = used == float(row["used"]) or (np.isnan(used) and np.isnan(row["used"]))
+            if not same or (broken, run, calm) != (bool(row["broken"]), int(row["run"]), int(row["calm"])):
+                row["used"], row["broken"], row["run"], row["calm"] = used, broken, run, calm
+                table.touch(at)
         market = self.market
+        mine = self.ledger.books.arrays.rows[book.row]
+        if int(mine["bar_ns"]) == market.bar_end_ns:
+            return
+        mine["bar_ns"] = market.bar_end_ns
+        self.ledger.books.touch(book.row)
         if not market.bar_end_ns or (market.bar_end_ns // market.rules.bar_ns) % market.rules.snapshot_bars:
             return
         rows = []
@@ -1403,15 +1493,19 @@ class HedgerLogic:
     # ---- forgetting --------------------------------------------------------------------------------------------------
 
     def _evict(self) -> None:
-        """Forget a little of what is past its time: fills, and hedges that ended, with their legs."""
-        before = int(self.ledger.scalars[g.S_NEWEST_DAY]) - KEEP_DAYS
+        """Forget a little of what is past its time: fills, and hedges that ended, with their legs; once through each table a day."""
+        scalars = self.ledger.scalars
+        today = int(scalars[g.S_NEWEST_DAY])
+        if int(scalars[g.S_EVICT_DAY]) != today:
+            scalars[g.S_EVICT_DAY] = today
+            scalars[g.S_EVICTED : g.S_EVICTED + 3] = 0
+        before = today - KEEP_DAYS
         for number, table in enumerate((self.ledger.fills, self.ledger.hedges, self.ledger.acks)):
-            high = table.high
-            if not high:
+            high, start = table.high, int(scalars[g.S_EVICTED + number])
+            if start >= high:
                 continue
-            start = self._evicted[number] if self._evicted[number] < high else 0
             rows = table.arrays.rows[start : min(start + EVICT_ROWS, high)]
-            self._evicted[number] = start + len(rows)
+            scalars[g.S_EVICTED + number] = start + len(rows)
             old = np.flatnonzero((rows["live"] == 1) & (rows["day"] < before - (400 if table is self.ledger.acks else 0)))
             for at in (old + start).tolist():
                 if table is self.ledger.hedges:
@@ -1419,6 +1513,12 @@ class HedgerLogic:
                         continue
                     for leg in list(life.legs_of(self.ledger, at)):
                         self.ledger.legs.remove(leg)
+                    gone = table.arrays.rows[at]
+                    owner = self.ledger.books.arrays.rows[int(gone["book"])]
+                    if int(owner["attempts"]) <= int(gone["attempt"]):
+                        # its id must not be made again: whoever executes hedges knows it as ended
+                        owner["attempts"] = int(gone["attempt"]) + 1
+                        self.ledger.books.touch(int(gone["book"]))
                 table.remove(at)
 
     # ---- for people and tests ----------------------------------------------------------------------------------------
@@ -1472,6 +1572,15 @@ def hedge_id(book: str, exposure_version: str, attempt: int) -> uuid.UUID:
 def order_id(hedge: uuid.UUID, instrument: str) -> uuid.UUID:
     """Return the id of the order of one leg; it is also the order's correlation_id."""
     return uuid.uuid5(hedge, instrument)
+
+
+def _newer(row: Any, message: DeskDecisionMessage) -> bool:
+    """Return whether the desk's word is newer than the one a book's or position's row knows, and note it there."""
+    said = (message.ts_ns, _first64(message.msg_id))
+    if said <= (int(row["desk_ns"]), int(row["desk_order"])):
+        return False
+    row["desk_ns"], row["desk_order"] = said
+    return True
 
 
 def _ratio_key(book: str, exposure: str, instrument: str) -> tuple[int, int]:

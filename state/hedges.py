@@ -14,27 +14,32 @@ from state.table import Table, row_type
 BOOK = row_type(
     [
         ("set_hi", "u8"), ("set_lo", "u8"), ("fills", "i8"), ("first_ns", "i8"), ("decided_ns", "i8"),
-        ("gap_ns", "i8"), ("since_ns", "i8"), ("rest_ns", "i8"), ("triggers", "u8"), ("escalated", "u8"),
+        ("gap_ns", "i8"), ("since_ns", "i8"), ("rest_ns", "i8"), ("retry_ns", "i8"), ("idle_ns", "i8"), ("bar_ns", "i8"), ("desk_ns", "i8"),
+        ("desk_order", "u8"), ("triggers", "u8"), ("escalated", "u8"), ("expected", "f8"),
         ("coverage", "f8"), ("exposure_notional", "f8"), ("bound_r2", "f8"), ("effectiveness", "f8"), ("needed", "f8"),
-        ("head", "i4"), ("flags", "u4"), ("refusals", "u4"), ("name_len", "u1"), ("name", "u1", (48,)),
+        ("head", "i4"), ("flags", "u4"), ("refusals", "u4"), ("attempts", "u4"), ("name_len", "u1"), ("name", "u1", (48,)),
     ]
 )  # fmt: skip
 """One book, key = hash of its name. set_*: sum of the hashes of (fill, version) applied, whatever their order. first_ns: since when a trigger
 waits; triggers: bits of what triggered. gap_ns: since when coverage is under its target, 0 for not; since_ns: until when the figures by the minute
-are kept. refusals: hedges refused or expired in a row, rest_ns: until when the book rests for it. escalated: bits of what was told in this
-episode. coverage, …: as of the last decision. head: first of its positions."""
+are kept. refusals: hedges refused or expired in a row, rest_ns: until when the book rests for it. retry_ns: when to decide without a trigger, 0
+for not; idle_ns: until when nothing may be decided. bar_ns: end of the bar its ratios last moved at. desk_*: the desk's newest word on the book.
+escalated: bits of what was told in this episode. expected (coverage with hedges in flight), coverage, …: as of the last decision. attempts: one more
+than the highest attempt of its hedges forgotten. head: first of its positions."""
 B_HELD, B_KNOWN, B_COVERED = 1, 2, 4
 
 POSITION = row_type(
     [
         ("exposure", "i8"), ("hedge", "i8"), ("target", "f8"), ("target_ns", "i8"), ("target_ttl_ns", "i8"), ("target_order", "u8"),
-        ("sent_ns", "i8"), ("traded", "f8"), ("traded_day", "i8"), ("moved", "f8"),
+        ("sent_ns", "i8"), ("traded", "f8"), ("traded_day", "i8"), ("moved", "f8"), ("start", "f8"), ("residual", "f8"), ("desk_ns", "i8"),
+        ("desk_order", "u8"),
         ("book", "i4"), ("next", "i4"), ("series", "i4"), ("qty_scale", "i1"), ("flags", "u1"), ("symbol_len", "u1"), ("symbol", "u1", (20,)),
     ]
 )  # fmt: skip
 """One book's symbol, key = (book, symbol). exposure: fills that are no hedges; hedge: fills of hedges and of the desk. target, target_ns: the newest
-allocation. sent_ns: last hedge sent; traded: hedge notional of the day. moved: Σ |change of exposure| in units since the minute began."""
-P_TARGET, P_HELD = 1, 2
+allocation. sent_ns: last hedge sent; traded: hedge notional of the day. moved: Σ |change of exposure| in units since the minute began.
+start: where the next search begins. residual: as of the last decision. desk_*: the desk's newest word on it. P_EXPOSED: an exposure of the book's problem."""
+P_TARGET, P_HELD, P_EXPOSED = 1, 2, 4
 
 FILL = row_type([("versions", "u8"), ("day", "u2")])
 """A fill seen, key = fill_id: bit v − 1 for version v; from version 64 on the last bit stands for all."""
@@ -48,19 +53,23 @@ HEDGE = row_type(
 )  # fmt: skip
 """One hedge, key = hedge_id. query_ns: when to ask about it next, 0 for not; unknown_ns: since when it is UNKNOWN. told_*: bps × notional and notional of
 its fills that are in the figures by the minute."""
-H_REDUCE_ONLY, H_UNWIND, H_ESCALATED, H_COUNTED = 1, 2, 4, 8
+H_REDUCE_ONLY, H_UNWIND, H_ESCALATED, H_COUNTED, H_MANUAL = 1, 2, 4, 8, 16
 
 LEG = row_type(
     [
         ("size", "i8"), ("filled", "i8"), ("venue_filled", "i8"), ("notional", "f8"), ("mid", "f8"), ("paid", "f8"), ("bought", "f8"),
+        ("undone", "i8"), ("event_ns", "i8"), ("event_order", "u8"),
         ("hedge", "i4"), ("position", "i4"), ("next", "i4"), ("side", "i1"), ("state", "u1"), ("end", "u1"),
     ]
 )  # fmt: skip
-"""One order of a hedge, key = order_id. filled: as fills say; venue_filled: as the order agent said at its end. paid: Σ price·size of its fills,
+"""One order of a hedge, key = order_id. filled: as fills say; venue_filled: as the order agent said at its end. undone: what
+busts and corrections took off it. event_*: the order agent's newest word. paid: Σ price·size of its fills,
 bought: Σ size in units. side 1 buys, −1 sells. end: how the venue ended it (a state), 0 while it has not."""
 
-RATIO = row_type([("used", "f8"), ("book", "i4"), ("exposure", "i4"), ("instrument", "i4")])
-"""The ratio in use, key = (book, exposure, instrument)."""
+RATIO = row_type(
+    [("used", "f8"), ("book", "i4"), ("exposure", "i4"), ("instrument", "i4"), ("run", "u4"), ("calm", "u4"), ("broken", "u1")]
+)
+"""The ratio in use (NaN for none), key = (book, exposure, instrument). broken, run, calm: of its correlation, as operators.ratios.Watch counts them."""
 
 BUCKETS = 20
 MINUTE = row_type(
@@ -101,6 +110,8 @@ S_AUDIT_SEQ = 36
 S_MATRIX_BAR = 37
 S_DEAD = 40  # dead letters by reason: S_DEAD + reason, reasons below 92
 S_POSITIONS = 134  # next offset + 1 per input topic, 0 for none read yet
+S_EVICT_DAY = 140  # the day whose search for rows past their time is under way, or done
+S_EVICTED = 141  # how far it is: fills, hedges, acknowledgements
 SCALARS = 144
 
 

@@ -17,6 +17,9 @@ BAR_NS = 5_000_000_000
 HASH = "ab" * 8
 BOOK = "B1"
 
+WIDE = HedgeRules(uncovered=0.02, envelope_ns=60_000_000_000)
+"""Levels with a no-trade band wider than dust, and a wait for a better spread that is seen: the default ones leave little of both."""
+
 
 class Levels(NamedTuple):
     bar_ns: int = BAR_NS
@@ -169,7 +172,7 @@ def book_of(
     policy_state: State | None = None, rules: HedgeRules | None = None, settle: bool = True,
 ) -> Desk:  # fmt: skip
     """Return a book with exposures and hedges in units. settle: the ratios are those of the covariance as it is, as after many bars."""
-    rules = HedgeRules() if rules is None else rules
+    rules = WIDE if rules is None else rules
     market.universes[BOOK] = told
     market.risks[BOOK] = risk() if risk_state is None else risk_state
     market.policies[BOOK] = policy() if policy_state is None else policy_state

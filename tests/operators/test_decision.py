@@ -247,7 +247,7 @@ CASES: list[tuple[R, Callable[[], Desk]]] = [
     (R.below_min_notional, lambda: desk(told=_one_leg(min_notional=5e5))),
     (R.predicate_var_limit, _conflict),
     (R.solver_inexact, lambda: desk(rules=HedgeRules(funding_per_year=-1.0))),
-    (R.overhedged, lambda: desk({"BTC": 0.8}, told=_one_leg(lot="1"), rules=HedgeRules(dust=1e-9), risk_state=risk({"PERP": 1000.0}))),
+    (R.below_min_notional, lambda: desk({"BTC": 0.8}, told=_one_leg(lot="1"), rules=HedgeRules(dust=1e-9), risk_state=risk({"PERP": 1000.0}))),
     (R.channel_queued, lambda: with_(lambda one: one.market.channels.update(V=Channel("DOWN"), W=Channel("DOWN")))),
     (R.no_instrument, lambda: desk(told=universe([instrument("ELSEWHERE")]))),
 ]  # fmt: skip
@@ -499,8 +499,9 @@ def test_breakdown_widens_the_buffer_and_is_told() -> None:
     broken = returns(6, 60)
     broken[:, 0] = 1e-3 * rng.normal(size=60)
     events = []
-    for row in broken:
+    for number, row in enumerate(broken):
         one.market.bars(row[None])
+        one.market.bar_end_ns += number  # each bar has an end of its own
         events += update_ratios(one.frame, one.view.ratios, one.market, one.rules)
     assert next(event for event in events if event.instrument == "PERP")[:3] == ("BTC", "PERP", True)
     assert one.view.ratios.broken[0, 0]

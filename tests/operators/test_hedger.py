@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from decimal import Decimal
 
 import pytest
 
 from operators.hedge_life import LifeRules
 from operators.hedger import hedge_id, order_id
+from state import hedges as g
 from tests.operators.hedger_bench import BOOK, SECOND, Bench, message, universe
 
 FILLS = "execution.event.fill.v1"
@@ -173,6 +175,48 @@ def test_bust_of_a_hedges_fill_reopens_the_residual() -> None:
     bench.tick(0.06)
     assert len(bench.covers) == 2
     assert bench.lane.book_state(BOOK)["positions"]["PERP"]["hedge"] == 0
+
+
+def test_bust_of_a_hedges_fill_in_the_same_chunk_leaves_nothing_in_flight() -> None:
+    """As a backlog brings it after a restart: fill and bust first, the order agent's word on the end after both."""
+    bench = Bench()
+    bench.trade("100")
+    cover = bench.covers[0]
+    leg = cover["legs"][0]
+    size, sign = leg["size"], "" if leg["side"] == "BUY" else "-"
+    fill = bench.fill(f"{sign}{size}", leg["instrument"], name="hedge fill", order=leg["order_id"])
+    bust = bench.fill(size if sign else f"-{size}", leg["instrument"], name="hedge fill", order=leg["order_id"], version=2)
+    bench.feed(FILLS, fill, bust)
+    bench.event(leg, cover, "ACKED")
+    bench.event(leg, cover, "DONE", size)
+    bench.tick(0.6)
+    bench.quote()
+    bench.tick(0.6)
+    assert states(bench, cover["hedge_id"])[-1] == "FILLED"
+    assert len(bench.covers) == 2
+    assert bench.lane.book_state(BOOK)["positions"]["PERP"]["hedge"] == 0
+
+
+def test_the_desks_fill_is_a_hedge_also_as_the_first_of_its_book_and_only_there() -> None:
+    bench = Bench(desk_accounts=["DESK"])
+    bench.say("hedge.state.universe.v1", universe("beta"))
+    bench.feed(FILLS, bench.fill("5", "PERP", account="DESK"), bench.fill("7", "PERP", account="DESK", book="beta"))
+    for book, exposure, hedge in ((BOOK, 0, 5), ("beta", 7, 0)):
+        position = bench.lane.book_state(book)["positions"]["PERP"]
+        assert (position["exposure"], position["hedge"]) == (exposure, hedge)
+
+
+def test_ratios_are_published_once_for_a_bar_also_after_a_restart() -> None:
+    bench = Bench()
+    bench.trade("100")
+    topic = "hedge.state.ratios.v1"
+    while not bench.out[topic]:
+        bench.bar()
+    bench.restart()
+    bench.tick(0.06)
+    bench.trade("100", "OTHER")  # another frame
+    ids = [json.loads(value)["msg_id"] for value in bench.values[topic]]
+    assert len(ids) == len(set(ids)) == 1
 
 
 def test_h21_halt_between_exposure_and_tick_sends_nothing() -> None:
@@ -442,3 +486,199 @@ def test_audit_is_a_chain_and_every_decision_has_a_reason() -> None:
         assert audit["reasons"]
         assert audit["triggers"]
         before = hashlib.sha256(value).hexdigest()
+
+
+# --- found by the simulation and the properties: tests/properties/test_hedger.py, bench/simulation.py --logic hedger ----------------------
+
+
+def test_a_position_that_a_fill_has_made_is_found_before_the_next_tick() -> None:
+    bench = Bench()
+    bench.trade("1", "OTHER")
+    bench.feed(FILLS, bench.fill("1"))
+    wanted = {"book": BOOK, "symbol": "SPOT", "target_size": "100", "confidence": 1.0, "risk_score": 0.1}
+    bench.feed("portfolio.intent.allocate.v1", message("portfolio.intent.allocate.v1", wanted, bench.now_ns, "a"))
+    assert bench.lane.book_state(BOOK)["positions"]["SPOT"] == {"exposure": 1, "hedge": 0, "target": 100.0}
+
+
+def test_the_desks_account_is_known_from_a_books_first_fill_on_and_only_there() -> None:
+    bench = Bench(desk_accounts=["DESK"])
+    bench.feed(FILLS, bench.fill("10", "PERP", account="DESK"), bench.fill("10", "PERP", account="DESK", book="beta"))
+    assert bench.lane.book_state(BOOK)["positions"]["PERP"]["hedge"] == 10
+    assert bench.lane.book_state("beta")["positions"]["PERP"]["exposure"] == 10
+
+
+def test_a_desks_word_said_again_after_a_newer_one_changes_nothing() -> None:
+    bench = Bench()
+    word = {"book": BOOK, "action": "HOLD", "operator": "ann", "justification": "checking", "decided_ns": bench.now_ns}
+    hold = message("hedger.intent.desk.v1", word, bench.now_ns, "hold")
+    release = message("hedger.intent.desk.v1", word | {"action": "RELEASE"}, bench.now_ns + 1, "release")
+    bench.feed("hedger.intent.desk.v1", hold, release, hold)
+    bench.trade("100")
+    assert len(bench.covers) == 1
+    assert bench.lane.counters()["duplicate"] == 1
+    assert len([audit for audit in bench.audits if audit["outcome"] == "note"]) == 2
+
+
+def test_the_desk_takes_over_a_hedge_of_the_book_it_names_and_once() -> None:
+    bench = Bench()
+    bench.trade("100")
+    word = {"book": "beta", "action": "MARK_MANUAL", "operator": "ann", "justification": "x", "decided_ns": bench.now_ns}
+    word["hedge_id"] = bench.covers[0]["hedge_id"]
+    mine = message("hedger.intent.desk.v1", word | {"book": BOOK}, bench.now_ns, "mine")
+    bench.feed("hedger.intent.desk.v1", message("hedger.intent.desk.v1", word, bench.now_ns, "other"), mine, mine)
+    assert [letter["reason"] for letter in bench.out["dlq.hedger"]] == ["hedge_unknown"]
+    assert bench.lane.counters()["duplicate"] == 1
+
+
+def test_an_old_answer_said_again_does_not_undo_a_silence() -> None:
+    bench = Bench()
+    bench.trade("100")
+    cover = bench.covers[0]
+    leg = cover["legs"][0]
+    payload = {
+        "hedge_id": cover["hedge_id"], "order_id": leg["order_id"], "book": BOOK, "instrument": leg["instrument"], "status": "ACKED",
+        "filled_size": "0", "reason": None, "event_ts_ns": bench.now_ns,
+    }  # fmt: skip
+    answer = message("order.event.hedge.v1", payload, bench.now_ns, "answer", "agent.order")
+    bench.feed("order.event.hedge.v1", answer)
+    bench.now_ns += 1
+    bench.event(leg, cover, "UNKNOWN")
+    bench.feed("order.event.hedge.v1", answer)
+    bench.tick()
+    assert states(bench, cover["hedge_id"])[-1] == "UNKNOWN"
+
+
+def test_a_fill_of_part_of_an_unknown_leg_says_that_the_venue_knows_it() -> None:
+    bench = Bench()
+    bench.trade("100")
+    cover = bench.covers[0]
+    bench.tick(2.1)
+    assert states(bench, cover["hedge_id"])[-1] == "UNKNOWN"
+    bench.fill_leg(cover["legs"][0], "0.5")
+    bench.tick(0.06)
+    assert states(bench, cover["hedge_id"])[-1] == "PARTIAL"
+
+
+def test_fills_that_were_promised_and_never_come_are_told_after_two_minutes_whatever_is_answered() -> None:
+    bench = Bench()
+    bench.trade("100")
+    cover = bench.covers[0]
+    leg = cover["legs"][0]
+    for _ in range(40):
+        bench.event(leg, cover, "CANCELED", leg["size"])
+        bench.bar()
+    assert [e["reason"] for e in bench.out["hedger.event.escalation.v1"]].count("unknown_inflight") == 1
+    assert len(bench.covers) == 1
+
+
+def test_a_fill_that_was_told_and_busted_is_not_waited_for() -> None:
+    bench = Bench()
+    bench.trade("100")
+    cover = bench.covers[0]
+    leg = cover["legs"][0]
+    size = bench.fill_leg(leg, name="busted")
+    bench.feed(FILLS, bench.fill(size, leg["instrument"], name="busted", order=leg["order_id"], version=2))
+    bench.event(leg, cover, "DONE", size)
+    bench.tick(0.6)
+    assert states(bench, cover["hedge_id"])[-1] == "FILLED"
+    assert len(bench.covers) == 2
+
+
+def test_a_hedges_id_is_not_made_again_once_the_hedge_is_forgotten() -> None:
+    bench = Bench(times=LifeRules(rest_ns=0))
+    bench.trade("100")
+    first = bench.covers[0]
+    bench.event(first["legs"][0], first, "REJECTED")
+    bench.tick(0.6)
+    second = bench.covers[1]
+    assert (first["exposure_version"], second["attempt"]) == (second["exposure_version"], 1)
+    for at in range(bench.lane.ledger.hedges.high):
+        bench.lane.ledger.hedges.rows[at]["day"] -= 20
+    bench.lane.ledger.scalars[g.S_EVICT_DAY] = 0
+    bench.event(second["legs"][0], second, "REJECTED")
+    bench.tick(0.0)
+    bench.quote()
+    bench.restart()
+    bench.tick(0.6)
+    third = bench.covers[-1]
+    assert third["exposure_version"] == first["exposure_version"]
+    assert third["attempt"] == 2
+    assert len({cover["hedge_id"] for cover in bench.covers}) == len(bench.covers) == 3
+
+
+def test_a_new_exposure_has_ratios_before_the_bar_ends_and_others_do_not_move_for_it() -> None:
+    bench = Bench()
+    bench.trade("100")
+    bench.complete(bench.covers[0])
+    used = bench.lane._books[BOOK].ratios.used.copy()
+    bench.tick(0.6)
+    bench.quote()
+    bench.trade("-300", "SPOT")
+    bench.trade("40", "OTHER")
+    book = bench.lane._books[BOOK]
+    assert book.frame.exposures == ("OTHER", "SPOT")
+    assert bench.audits[-1]["state"] == "ACTIVE"
+    assert book.ratios.used[:, 1].tolist() == used[:, 0].tolist()
+    before = book.ratios.used.copy()
+    bench.restart()
+    bench.tick(0.06)
+    after = bench.lane._books[BOOK].ratios
+    assert after.used.tobytes() == before.tobytes()
+    assert after.b.tobytes() == book.ratios.b.tobytes()
+
+
+def test_a_queued_hedge_ends_when_another_is_sent_or_a_lane_begins_anew() -> None:
+    for again in (False, True):
+        bench = Bench()
+        bench.say("order.channel.status.v1", {"venue": "ALPHA", "status": "DOWN", "since_ns": bench.now_ns})
+        bench.trade("100")
+        queued = bench.out[EVENTS][-1]["hedge_id"]
+        assert states(bench, queued)[-1] == "QUEUED"
+        if again:
+            bench.restart()
+            bench.tick(0.06)
+        else:
+            found = universe()
+            found["instruments"] = [one | {"venue": "BRAVO"} for one in found["instruments"]]
+            bench.say("hedge.state.universe.v1", found)
+            bench.tick(0.06)
+            assert len(bench.covers) == 1
+        assert states(bench, queued)[-1] == "SUPERSEDED"
+
+
+def test_a_restart_changes_no_decision_and_no_record_of_it() -> None:
+    """What the last decision left behind is in the ledger: where to search, what is open, when to look again, whose correlation is broken."""
+    calm, other = Bench(), Bench()
+    for bench in (calm, other):
+        bench.trade("100", name="one")
+        bench.event(bench.covers[0]["legs"][0], bench.covers[0], "ACKED")
+        bench.trade("30", "OTHER", name="two")
+        bench.fill_leg(bench.covers[0]["legs"][0], "0.5", name="three")
+        bench.tick(0.06)
+    other.restart()
+    calm.lane.look_again()
+    for bench in (calm, other):
+        bench.tick(0.2)
+        bench.trade("7", name="four")
+        for _ in range(3):
+            bench.bar()
+        bench.fill_leg(bench.covers[0]["legs"][0], "0.25", name="five")
+        bench.tick(0.06)
+    assert other.values == calm.values
+
+
+@pytest.mark.parametrize(("over_a", "over_b"), [(1.05, 1.08), (1.08, 1.08), (1.1, 1.15), (1.05, 1.15), (0.9, 0.85)])
+@pytest.mark.parametrize("b", [60, 80, 100, 120, 140])
+def test_the_way_back_from_too_much_of_two_instruments_that_move_together_is_open(b: int, over_a: float, over_b: float) -> None:
+    bench = Bench(desk_accounts=["DESK"])
+    bench.feed(
+        FILLS,
+        bench.fill("-100", "PERP"),
+        bench.fill(f"{2 * b}", "ALT"),
+        bench.fill(f"{100 * over_a:.1f}", "PERP", account="DESK"),
+        bench.fill(f"{-2 * b * over_b:.1f}", "ALT", account="DESK"),
+    )
+    bench.tick(0.06)
+    assert bench.audits[-1]["reasons"][0] in ("hedge_sent", "dust", "within_no_trade_band")
+    for cover in bench.covers:
+        assert cover["expected"]["coverage_after"] > max(cover["expected"]["coverage_before"], 0.9)
