@@ -277,7 +277,7 @@ class Load:
             value = message(ORDERS, event, uid(rng), now_ns, "order")
             return [Message(ORDERS, key, value, now_ns, "EVENT", fault="spoiled:hedge_unknown")]
         topic = rng.choice((ALLOCATIONS, ORDERS, DESK, COVERS))
-        value, reason = rng.choice(((b'{"msg_id":', "json_malformed"), (b"", "garbled"), (b"\xff\xfe{}", "encoding_invalid")))
+        value, reason = rng.choice(((b'{"msg_id":', "json_malformed"), (b"", "json_malformed"), (b"\xff\xfe{}", "encoding_invalid")))
         return [Message(topic, key, value, now_ns, "GARBAGE", fault=f"spoiled:{reason}")]
 
     def _allocation(self, book: str, now_ns: int) -> list[Message]:
@@ -291,7 +291,7 @@ class Load:
                 value = self._target(book, symbol, ts_ns - SECOND, rng.uniform(-2e3, 2e3))
             return [Message(ALLOCATIONS, book.encode(), value, now_ns, "ALLOCATION", fault="old")]
         if chance < 0.25:
-            bad, reason = rng.choice(((self._target(book, "NOPE", now_ns, 1.0), "instrument_unknown"), (b"[]", "garbled")))
+            bad, reason = rng.choice(((self._target(book, "NOPE", now_ns, 1.0), "instrument_unknown"), (b"[]", "json_malformed")))
             return [Message(ALLOCATIONS, book.encode(), bad, now_ns, "ALLOCATION", fault=f"spoiled:{reason}")]
         value = self._target(book, symbol, now_ns, rng.uniform(-2e3, 2e3))
         self._targets[book, symbol] = now_ns, value

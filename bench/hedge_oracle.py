@@ -45,6 +45,8 @@ class Leg:
     undone: int = 0
     end: str = ""
     venue_filled: int = 0
+    said: tuple[int, int] = (0, 0)
+    """Time and id of the order agent's newest word."""
 
     @property
     def remaining(self) -> int:
@@ -130,7 +132,7 @@ class LaneOracle:
         self.hedges: dict[str, Hedge] = {}
         self.repeated_fills: list[str] = []
         self._seen: set[tuple[str, int]] = set()
-        self._newest: dict[tuple[str, str], tuple[int, int]] = {}
+        self._newest: dict[tuple[str | None, ...], tuple[int, int]] = {}
         self._sums: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
 
     def fold(self, inputs: Mapping[str, Sequence[Record]]) -> None:
@@ -155,9 +157,9 @@ class LaneOracle:
         if topic == ALLOCATIONS:
             return self._allocation(message)
         if topic == ORDERS:
-            return self._event(payload)
+            return self._event(message)
         if topic == DESK:
-            return self._desk(payload)
+            return self._desk(message)
         if message["sender"] == "agent.hedger":
             self._cover(payload)
             return "echo"
@@ -205,22 +207,38 @@ class LaneOracle:
         book.targets.append(book.targets[-1] | {p["symbol"]: float(p["target_size"])})
         return "applied"
 
-    def _event(self, p: dict[str, Any]) -> str:
+    def _event(self, message: dict[str, Any]) -> str:
+        p = message["payload"]
         leg = self.legs[p["order_id"]]
         filled = units(p["filled_size"], leg.instrument)
+        said = (message["ts_ns"], uuid.UUID(message["msg_id"]).int >> 64)
+        if said[0] < leg.said[0] or said == leg.said:
+            if p["status"] not in ENDS or (leg.end and filled <= leg.venue_filled):
+                return "duplicate"
+        else:
+            leg.said = said
         if p["status"] in ENDS:
             leg.venue_filled = max(leg.venue_filled, filled) if leg.end else filled
             leg.end = leg.end or ENDS[p["status"]]
         return "applied"
 
-    def _desk(self, p: dict[str, Any]) -> str:
+    def _desk(self, message: dict[str, Any]) -> str:
+        p = message["payload"]
         self._book(p["book"])
         if p["action"] == "MARK_MANUAL":
             hedge = self.hedges[p["hedge_id"]]
+            if hedge.manual:
+                return "duplicate"
             hedge.manual = True
             for leg in hedge.legs:
-                if not leg.end:
+                if not leg.end or leg.remaining:
                     leg.end, leg.venue_filled = "MANUAL", leg.filled
+            return "applied"
+        said = (message["ts_ns"], uuid.UUID(message["msg_id"]).int >> 64)
+        what = ("desk", p["book"], p["instrument"])
+        if said <= self._newest.get(what, (0, 0)):
+            return "duplicate"
+        self._newest[what] = said
         return "applied"
 
     def _cover(self, p: dict[str, Any]) -> None:
