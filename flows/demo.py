@@ -31,6 +31,7 @@ from connectors.simulator.faults import parse_faults
 from connectors.topics import TopicsError, connect, create_topics, partitions_of
 from flows import warm
 from flows.board import Figures, board, level_lines, level_table, passed, plain_line
+from flows.run import FLOWS
 from flows.settings import PREFIX, load_settings
 from flows.watch import (
     ALERTS,
@@ -226,8 +227,8 @@ class _Demo:
     def _broker(self, stack: ExitStack) -> tuple[str, dict[str, Any]]:
         """Return bootstrap and client settings of the broker: the embedded one, started here, or the one that was named."""
         if self.embedded:
-            broker = stack.enter_context(MockBroker({name: partitions_of(topic, LANES) for name, topic in TOPICS.items()}))
-            self._say(f"the embedded broker listens at {broker.bootstrap}: {len(TOPICS)} topics, {LANES} lanes")
+            broker = stack.enter_context(MockBroker({name: partitions_of(TOPICS[name], LANES) for name in FLOWS["execution"][1]}))
+            self._say(f"the embedded broker listens at {broker.bootstrap}: {len(FLOWS['execution'][1])} topics, {LANES} lanes")
             return broker.bootstrap, {}
         settings = load_settings(kafka=self.args.kafka)
         client = settings.client_config()
