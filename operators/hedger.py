@@ -218,11 +218,12 @@ class HedgerLogic:
             row = positions.arrays.rows[at]
             symbol = _text(row, "symbol")
             series = self._series.get(symbol, -1)
-            if series < 0 or int(self._scale[series]) != int(row["qty_scale"]):
+            scale = int(self._scale[series]) if series >= 0 else 0
+            if int(row["series"]) >= 0 and (series < 0 or scale != int(row["qty_scale"])):
                 what = "does not list" if series < 0 else f"gives another qty_scale than {int(row['qty_scale'])}"
                 raise StateMismatch(f"lane {self.lane} has positions in {symbol}, which the reference data {what}: put it back as it was")
             if int(row["series"]) != series:
-                row["series"] = series
+                row["series"], row["qty_scale"] = series, scale
                 positions.touch(at)
         for at in np.flatnonzero(self.ledger.books.rows["live"]).tolist():
             self._book_of(at)
@@ -488,7 +489,7 @@ class HedgerLogic:
         book.head = head
 
     def _position(self, book: _Book, symbol: str) -> int:
-        """Return the row of a book's symbol (one of the reference data), made if it is not there."""
+        """Return the row of a book's symbol, made if it is not there; one the reference data do not know has series −1 and never a quantity."""
         at = book.positions.get(symbol, -1)
         if at < 0:
             self._sync(book)  # a fill may have made it since
@@ -500,7 +501,8 @@ class HedgerLogic:
         at = self.ledger.positions.insert(int(hi), int(lo))
         row = self.ledger.positions.arrays.rows[at]
         text = symbol.encode()
-        row["book"], row["series"], row["qty_scale"] = book.row, self._series[symbol], self._scale[self._series[symbol]]
+        series = self._series.get(symbol, -1)
+        row["book"], row["series"], row["qty_scale"] = book.row, series, self._scale[series] if series >= 0 else 0
         row["symbol_len"] = len(text)
         row["symbol"][: len(text)] = np.frombuffer(text, np.uint8)
         owner = self.ledger.books.arrays.rows[book.row]

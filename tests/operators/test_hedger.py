@@ -682,3 +682,16 @@ def test_the_way_back_from_too_much_of_two_instruments_that_move_together_is_ope
     assert bench.audits[-1]["reasons"][0] in ("hedge_sent", "dust", "within_no_trade_band")
     for cover in bench.covers:
         assert cover["expected"]["coverage_after"] > max(cover["expected"]["coverage_before"], 0.9)
+
+
+def test_an_instrument_the_reference_data_do_not_know_is_never_traded_and_stops_nothing() -> None:
+    unknown = {
+        "symbol": "NOWHERE", "venue": "ALPHA", "currency": "USD", "lot": "1", "cost_bps": 0.1, "adv_notional": 1e9,
+    }  # fmt: skip
+    bench = Bench(instruments=[*universe()["instruments"], unknown])
+    bench.trade("100")
+    assert [leg["instrument"] for leg in bench.covers[0]["legs"]] == ["PERP"]
+    bench.complete(bench.covers[0])
+    bench.restart()
+    bench.bar()
+    assert len(bench.covers) == 1
