@@ -30,8 +30,8 @@ def zero(value: Any) -> float:
     return known(value) or 0.0
 
 
-def record_of(decision: Decision, frame: BookFrame, view: BookView, market: Market) -> dict[str, Any]:
-    """Return the fields of the audit record that come from the decision itself."""
+def record_of(decision: Decision, frame: BookFrame, view: BookView, ratios: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the fields of the audit record that come from the decision itself. ratios: as `ratios_of` has them."""
     exposures = [
         {
             "symbol": frame.exposures[i],
@@ -68,7 +68,7 @@ def record_of(decision: Decision, frame: BookFrame, view: BookView, market: Mark
         "ages": {f"{name}_ms": age for name, age in decision.ages_ms.items()},
         "exposures": exposures,
         "legs": legs,
-        "ratios": ratios_of(decision, frame, view, market),
+        "ratios": ratios,
         "expected": {name: known(value) for name, value in decision.expected.items()}
         | {
             "coverage": known(decision.coverage),

@@ -73,12 +73,15 @@ MODELS = (FillMessage, AllocationMessage, HedgeOrderEventMessage, DeskDecisionMe
 _EXPIRING = (DESK, COVERS)
 """Intents that mean nothing after their ttl."""
 _FIRST_TRIGGER = HedgeReason.fill
-PATIENT_TICKS, PATIENT_LEAST = 32, 2
-"""Books that only look again because a bar ended or the risk agent spoke are spread over so many ticks, at least two in each: all of them in one
-tick would keep fills waiting for a millisecond and more each."""
+DECISIONS_A_TICK = 8
+"""A decision takes a millisecond and more, and everything that came meanwhile waits for the tick's end. The book that has not decided for longest
+comes first, so that a fill in a quiet book does not wait for busy ones."""
+PATIENCE_NS = 5_000_000_000
+"""Books that only look again because a bar ended or the risk agent spoke come as if they had decided so much later."""
 _TRIGGERS = tuple(r for r in HedgeReason if r >= _FIRST_TRIGGER)
 _BITS = {reason: 1 << (reason - _FIRST_TRIGGER) for reason in _TRIGGERS}
 _PATIENT = _BITS[HedgeReason.bar] | _BITS[HedgeReason.risk_state]
+_PRESSING = _BITS[HedgeReason.halt] | _BITS[HedgeReason.resume] | _BITS[HedgeReason.channel]
 
 _TOLD = {
     reason: 1 << i
@@ -150,9 +153,8 @@ class HedgerLogic:
         self._out: dict[str, list[tuple[bytes, bytes]]] = {}
         self._halts_seen = 0
         self._awake: set[int] = set()
-        """Rows of books with hedges, or something untold."""
+        """Rows of books with hedges."""
         self._outside: tuple[int, ...] = ()
-        self._patient_left = 0
         self._again = False
         self._desk_of: tuple[int, Any] = (-1, None)
 
@@ -180,10 +182,16 @@ class HedgerLogic:
             self._look_again(now_ns)
         self._acknowledge_halts(now_ns)
         self._follow_bars(now_ns)
-        self._patient_left = max(PATIENT_LEAST, -(-len(self._books) // PATIENT_TICKS))
-        for book in self._to_visit(now_ns):
+        visited = self._to_visit(now_ns)
+        for book in visited:
             self._watch(book, now_ns)
-            (self._awake.add if book.hedges or book.untold else self._awake.discard)(book.row)
+        for book in self._to_decide(visited, now_ns):
+            self._decide(book, now_ns)
+        for book in visited:
+            untold, book.untold = book.untold, {}
+            for hedge, (reasons, detail) in untold.items():
+                self._tell(hedge, now_ns, list(reasons), detail)
+            (self._awake.add if book.hedges else self._awake.discard)(book.row)
         self._evict()
         return self._hand_out()
 
@@ -538,24 +546,27 @@ class HedgerLogic:
             self._close(hedge, g.SUPERSEDED, now_ns, HedgeReason.superseded)
 
     def _watch(self, book: _Book, now_ns: int) -> None:
-        """Do for one book what its triggers and clocks ask for; then tell of hedges whose state changed, with the coverage there is now."""
+        """Do for one book what its clocks and changes outside ask for."""
         self._sync(book)
         self._look_outside(book, now_ns)
         self._ask_about(book, now_ns)
         self._keep_minutes(book, now_ns)
-        row = self.ledger.books.arrays.rows[book.row]
-        triggers = int(row["triggers"])
-        pressing = triggers & (_BITS[HedgeReason.halt] | _BITS[HedgeReason.resume] | _BITS[HedgeReason.channel])
-        due = triggers or 0 < int(row["retry_ns"]) <= now_ns
-        rested = now_ns >= max(int(row["decided_ns"]) + self.times.interval_ns, int(row["idle_ns"]), int(row["rest_ns"]))
-        if due and rested and triggers and not triggers & ~_PATIENT:
-            self._patient_left -= 1
-            due = self._patient_left >= 0
-        if due and (rested or pressing):
-            self._decide(book, now_ns)
-        untold, book.untold = book.untold, {}
-        for hedge, (reasons, detail) in untold.items():
-            self._tell(hedge, now_ns, list(reasons), detail)
+
+    def _to_decide(self, visited: list[_Book], now_ns: int) -> list[_Book]:
+        """Return the books that decide in this tick: all for which something pressing happened, then others that have rested, as many as a tick takes."""
+        rows = self.ledger.books.arrays.rows
+        pressing, due = [], []
+        for book in visited:
+            row = rows[book.row]
+            triggers, decided_ns = int(row["triggers"]), int(row["decided_ns"])
+            if triggers & _PRESSING:
+                pressing.append(book)
+            elif triggers or 0 < int(row["retry_ns"]) <= now_ns:
+                if now_ns >= max(decided_ns + self.times.interval_ns, int(row["idle_ns"]), int(row["rest_ns"])):
+                    patient = triggers and not triggers & ~_PATIENT
+                    due.append((decided_ns + (PATIENCE_NS if patient else 0), book.row))
+        due.sort()
+        return pressing + [self._by_row[row] for _, row in due[:DECISIONS_A_TICK]]
 
     def _look_outside(self, book: _Book, now_ns: int) -> None:
         """Turn changes of what every worker reads whole into triggers of the book."""
@@ -819,13 +830,13 @@ class HedgerLogic:
         self.ledger.scalars[g.S_DECISIONS] += 1
         self._keep_residual(book, residual_of(decision, frame))
         self._account(book, decision, now_ns)
-        hedge = -1
+        hedge, ratios = -1, ratios_of(decision, frame, view, self.market)
         if decision.outcome == "sent":
             self._drop_stored(book, now_ns)
-            hedge = self._send(book, frame, view, decision, first_ns or now_ns, now_ns)
+            hedge = self._send(book, frame, view, decision, ratios, first_ns or now_ns, now_ns)
         elif HedgeReason.channel_queued in decision.reasons and decision.legs:
             hedge = self._queue(book, frame, view, decision, now_ns)
-        self._audit(book, frame, view, decision, names, hedge, now_ns)
+        self._audit(book, frame, view, decision, ratios, names, hedge, now_ns)
         for alert in decision.escalations:
             self._escalate_once(book, alert.reason, alert.severity, alert.detail, now_ns, decision, frame)
         start = np.zeros(len(frame.instruments)) if decision.outcome == "sent" else decision.start
@@ -896,10 +907,11 @@ class HedgerLogic:
         self.ledger.books.touch(book.row)
         self.ledger.minutes.touch(minute)
 
-    def _send(self, book: _Book, frame: BookFrame, view: BookView, decision: Decision, first_ns: int, now_ns: int) -> int:
+    def _send(
+        self, book: _Book, frame: BookFrame, view: BookView, decision: Decision, ratios: list[dict[str, Any]], first_ns: int, now_ns: int
+    ) -> int:
         hedge, identity, attempt = self._remember(book, frame, view, decision, g.SENT, first_ns, now_ns)
         policy = self.market.policy(book.name)
-        ratios = ratios_of(decision, frame, view, self.market)
         payload = {
             "hedge_id": str(identity),
             "book": book.name,
@@ -1308,7 +1320,15 @@ class HedgerLogic:
     # ---- audit, escalations, dead letters ----------------------------------------------------------------------------
 
     def _audit(
-        self, book: _Book, frame: BookFrame, view: BookView, decision: Decision, triggers: list[str], hedge: int, now_ns: int
+        self,
+        book: _Book,
+        frame: BookFrame,
+        view: BookView,
+        decision: Decision,
+        ratios: list[dict[str, Any]],
+        triggers: list[str],
+        hedge: int,
+        now_ns: int,
     ) -> None:
         policy = self.market.policy(book.name)
         outcome = "queued" if HedgeReason.channel_queued in decision.reasons and hedge >= 0 else decision.outcome
@@ -1324,7 +1344,7 @@ class HedgerLogic:
                 "exposure_version": view.exposure_version,
                 "policy_hash": None if policy is None else policy.payload.policy_hash,
                 "universe_version": frame.version,
-                **record_of(decision, frame, view, self.market),
+                **record_of(decision, frame, view, ratios),
                 "inputs_sha256": decision.inputs_sha256,
             },
         )

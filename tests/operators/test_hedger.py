@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from operators.hedge_life import LifeRules
-from operators.hedger import hedge_id, order_id
+from operators.hedger import DECISIONS_A_TICK, hedge_id, order_id
 from state import hedges as g
 from tests.operators.hedger_bench import BOOK, SECOND, Bench, message, universe
 
@@ -695,3 +695,26 @@ def test_an_instrument_the_reference_data_do_not_know_is_never_traded_and_stops_
     bench.restart()
     bench.bar()
     assert len(bench.covers) == 1
+
+
+def test_a_tick_takes_a_few_decisions_and_a_fill_in_a_quiet_book_does_not_wait() -> None:
+    bench = Bench()
+    names = [f"book{number}" for number in range(20)]
+    for name in names:
+        bench.say("hedge.state.universe.v1", universe(name))
+        bench.feed(FILLS, bench.fill("100", book=name))
+    for _ in range(4):
+        bench.tick(0.06)
+    for cover in list(bench.covers):
+        bench.complete(cover)
+    for _ in range(10):
+        bench.tick(0.2)
+    before = len(bench.audits)
+    bench.bar()  # ends in a tick
+    assert len(bench.audits) - before == DECISIONS_A_TICK
+    bench.feed(FILLS, bench.fill("100", book=names[-1]))
+    bench.tick(0.06)
+    assert names[-1] in [audit["book"] for audit in bench.audits[before + DECISIONS_A_TICK :] if "fill" in audit["triggers"]]
+    for _ in range(4):
+        bench.tick(0.06)
+    assert {audit["book"] for audit in bench.audits[before:]} >= set(names)
