@@ -73,7 +73,7 @@ MODELS = (FillMessage, AllocationMessage, HedgeOrderEventMessage, DeskDecisionMe
 _EXPIRING = (DESK, COVERS)
 """Intents that mean nothing after their ttl."""
 _FIRST_TRIGGER = HedgeReason.fill
-DECISIONS_A_TICK = 8
+DECISIONS_A_TICK = 3
 """A decision takes a millisecond and more, and everything that came meanwhile waits for the tick's end. The book that has not decided for longest
 comes first, so that a fill in a quiet book does not wait for busy ones."""
 PATIENCE_NS = 5_000_000_000
