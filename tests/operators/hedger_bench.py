@@ -196,7 +196,7 @@ class Bench:
     def trade(self, size: str, symbol: str = "SPOT", **more: Any) -> None:
         """Let a client's fill come in and the lane look at it."""
         self.feed("execution.event.fill.v1", self.fill(size, symbol, **more))
-        self.tick(0.06)
+        self.tick(0.16)
 
     def event(self, leg: dict[str, Any], cover: dict[str, Any], status: str, filled: str = "0", reason: str | None = None) -> None:
         self.serial += 1
@@ -220,7 +220,7 @@ class Bench:
         for leg in cover["legs"]:
             filled = self.fill_leg(leg)
             self.event(leg, cover, "DONE", filled)
-        self.tick(0.06)
+        self.tick(0.16)
 
     @property
     def covers(self) -> list[dict[str, Any]]:

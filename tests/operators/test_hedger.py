@@ -55,7 +55,7 @@ def test_ids_are_functions_of_content() -> None:
 def test_h01_a_burst_makes_one_net_hedge() -> None:
     bench = Bench()
     bench.feed(FILLS, bench.fill("60"), bench.fill("-20"), bench.fill("40"))
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert len(bench.covers) == 1
     assert -80.5 < legs(bench.covers[0])["PERP"] < -75
 
@@ -78,7 +78,7 @@ def test_h03_restart_in_mid_flight_sends_nothing_twice(when: str) -> None:
         bench.tick()
     if when == "half filled":
         bench.fill_leg(cover["legs"][0], "0.5")
-        bench.tick(0.06)
+        bench.tick(0.16)
     before = len(bench.covers)
     bench.restart()
     for _ in range(3):
@@ -91,7 +91,7 @@ def test_h04_own_intents_are_no_requests() -> None:
     bench.trade("100")
     bench.feed("hedger.intent.cover", *bench.values["hedger.intent.cover"])
     audits = len(bench.audits)
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert len(bench.audits) == audits
     assert bench.lane.counters()["echo"] == 1
 
@@ -102,7 +102,7 @@ def test_a_request_of_the_portfolio_is_answered_by_a_decision() -> None:
     bench.complete(bench.covers[0])
     request = bench.covers[0] | {"hedge_id": "12345678-1234-5678-1234-567812345678"}
     bench.feed("hedger.intent.cover", message("hedger.intent.cover", request, bench.now_ns, "r", "agent.portfolio"))
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert bench.audits[-1]["triggers"] == ["request"]
     bench.feed("hedger.intent.cover", message("hedger.intent.cover", request, bench.now_ns, "s", "agent.stranger"))
     bench.feed("hedger.intent.cover", message("hedger.intent.cover", request, bench.now_ns - 700 * SECOND, "t", "agent.portfolio"))
@@ -138,12 +138,12 @@ def test_h12_refusals_without_end_are_answered_by_longer_and_longer_rests() -> N
     bench = Bench()
     bench.trade("50")
     sent_ns = [cover["decision_ts_ns"] for cover in bench.covers]
-    for _ in range(600):
+    for _ in range(225):
         for cover in bench.covers:
             if states(bench, cover["hedge_id"])[-1] == "SENT":
                 bench.event(cover["legs"][0], cover, "REJECTED")
         bench.quote()
-        bench.tick(0.06)
+        bench.tick(0.16)
     sent_ns = [cover["decision_ts_ns"] for cover in bench.covers]
     rests = [(b - a) / SECOND for a, b in itertools.pairwise(sent_ns)]
     assert 4 < len(sent_ns) < 10
@@ -172,7 +172,7 @@ def test_bust_of_a_hedges_fill_reopens_the_residual() -> None:
     bench.tick(0.6)
     bench.quote()
     bench.feed(FILLS, bench.fill(size, leg["instrument"], name="hedge fill", order=leg["order_id"], version=2))
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert len(bench.covers) == 2
     assert bench.lane.book_state(BOOK)["positions"]["PERP"]["hedge"] == 0
 
@@ -213,7 +213,7 @@ def test_ratios_are_published_once_for_a_bar_also_after_a_restart() -> None:
     while not bench.out[topic]:
         bench.bar()
     bench.restart()
-    bench.tick(0.06)
+    bench.tick(0.16)
     bench.trade("100", "OTHER")  # another frame
     ids = [json.loads(value)["msg_id"] for value in bench.values[topic]]
     assert len(ids) == len(set(ids)) == 1
@@ -223,7 +223,7 @@ def test_h21_halt_between_exposure_and_tick_sends_nothing() -> None:
     bench = Bench()
     bench.feed(FILLS, bench.fill("100"))
     bench.say("system.halt.intent.v1", {"scope": "ALL", "reason": "test", "issued_by": "guard"}, name="halt")
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert not bench.covers
     assert bench.audits[-1]["reasons"][0] == "halted"
     (ack,) = bench.out["system.halt.ack.v1"]
@@ -250,11 +250,11 @@ def test_h23_resume_needs_both_approvals() -> None:
     bench.now_ns += SECOND
     bench.quote()
     bench.say("system.resume.intent.v1", resume)
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert not bench.covers
     resume["approvals"] = [{"role": "risk", "approver": "a"}, {"role": "compliance", "approver": "b"}]
     bench.say("system.resume.intent.v1", resume)
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert len(bench.covers) == 1
 
 
@@ -272,7 +272,7 @@ def test_h24_outage_queues_and_decides_afresh_on_recovery() -> None:
     bench.now_ns += SECOND
     bench.quote()
     bench.say("order.channel.status.v1", {"venue": "ALPHA", "status": "UP", "since_ns": bench.now_ns})
-    bench.tick(0.06)
+    bench.tick(0.16)
     (cover,) = bench.covers
     assert -41 < legs(cover)["PERP"] < -37
     assert states(bench, queued["hedge_id"])[-1] in ("SUPERSEDED", "EXPIRED")
@@ -321,9 +321,9 @@ def test_late_fill_of_an_ended_hedge_is_still_the_hedges() -> None:
     cover = bench.covers[0]
     bench.event(cover["legs"][0], cover, "REJECTED")
     bench.say("order.channel.status.v1", {"venue": "ALPHA", "status": "DOWN", "since_ns": bench.now_ns})
-    bench.tick(0.06)
+    bench.tick(0.16)
     bench.fill_leg(cover["legs"][0])
-    bench.tick(0.06)
+    bench.tick(0.16)
     position = bench.lane.book_state(BOOK)["positions"]
     assert position["PERP"]["exposure"] == 0
     assert position["PERP"]["hedge"] < -90
@@ -341,12 +341,12 @@ def test_the_desk_holds_releases_and_takes_over() -> None:
     bench.feed("hedger.intent.desk.v1", message("hedger.intent.desk.v1", word | {"action": "RELEASE"}, bench.now_ns, "release"))
     bench.now_ns += SECOND
     bench.quote()
-    bench.tick(0.06)
+    bench.tick(0.16)
     (cover,) = bench.covers
     word |= {"action": "MARK_MANUAL", "hedge_id": cover["hedge_id"]}
     bench.feed("hedger.intent.desk.v1", message("hedger.intent.desk.v1", word, bench.now_ns, "manual"))
     bench.say("order.channel.status.v1", {"venue": "ALPHA", "status": "DOWN", "since_ns": bench.now_ns})
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert states(bench, cover["hedge_id"])[-1] == "MANUAL"
     notes = [audit for audit in bench.audits if audit["outcome"] == "note"]
     assert [note["operator"] for note in notes] == ["ann"] * 3
@@ -378,7 +378,7 @@ def test_allocations_move_the_target_and_the_newest_wins() -> None:
     newest = message(topic, wanted, bench.now_ns, "a")
     older = message(topic, wanted | {"target_size": "77"}, bench.now_ns - 10, "b")
     bench.feed(topic, newest, newest, older)
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert bench.lane.counters()["duplicate"] == 2
     assert legs(bench.covers[-1])["PERP"] > 90  # the position is what it should be: the hedge comes off
     bench.feed(
@@ -394,7 +394,7 @@ def test_every_fill_is_booked_once() -> None:
     values = [bench.fill("1", name=i % 5) for i in range(20)]
     bench.feed(FILLS, *values[:10])
     bench.feed(FILLS, *values[10:])
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert bench.lane.book_state(BOOK)["positions"]["SPOT"]["exposure"] == 5
     counters = bench.lane.counters()
     assert (counters["received"], counters["applied"], counters["duplicate"]) == (20, 5, 15)
@@ -423,7 +423,7 @@ def test_a_book_without_universe_is_told_of_once_and_decided_when_there_is_one()
         "book": "beta", "portfolio_var": 0.0, "daily_drawdown_pct": 0.0, "treasury_utilisation": 0.0, "volatility": 0.0, "risk_level": "LOW",
     })  # fmt: skip
     bench.quote()
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert [cover["book"] for cover in bench.covers] == ["beta"]
 
 
@@ -440,7 +440,7 @@ def test_coverage_gap_is_told_after_five_minutes_and_ends() -> None:
     assert bench.out["hedger.metric.book.v1"][-1]["coverage_gap"]
     assert bench.lane.counters()["coverage_gaps"] == 1
     bench.policy()
-    bench.tick(0.06)
+    bench.tick(0.16)
     bench.complete(bench.covers[0])
     assert bench.lane.counters()["coverage_gaps"] == 0
 
@@ -555,7 +555,7 @@ def test_a_fill_of_part_of_an_unknown_leg_says_that_the_venue_knows_it() -> None
     bench.tick(2.1)
     assert states(bench, cover["hedge_id"])[-1] == "UNKNOWN"
     bench.fill_leg(cover["legs"][0], "0.5")
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert states(bench, cover["hedge_id"])[-1] == "PARTIAL"
 
 
@@ -621,7 +621,7 @@ def test_a_new_exposure_has_ratios_before_the_bar_ends_and_others_do_not_move_fo
     assert book.ratios.used[:, 1].tolist() == used[:, 0].tolist()
     before = book.ratios.used.copy()
     bench.restart()
-    bench.tick(0.06)
+    bench.tick(0.16)
     after = bench.lane._books[BOOK].ratios
     assert after.used.tobytes() == before.tobytes()
     assert after.b.tobytes() == book.ratios.b.tobytes()
@@ -636,12 +636,12 @@ def test_a_queued_hedge_ends_when_another_is_sent_or_a_lane_begins_anew() -> Non
         assert states(bench, queued)[-1] == "QUEUED"
         if again:
             bench.restart()
-            bench.tick(0.06)
+            bench.tick(0.16)
         else:
             found = universe()
             found["instruments"] = [one | {"venue": "BRAVO"} for one in found["instruments"]]
             bench.say("hedge.state.universe.v1", found)
-            bench.tick(0.06)
+            bench.tick(0.16)
             assert len(bench.covers) == 1
         assert states(bench, queued)[-1] == "SUPERSEDED"
 
@@ -654,7 +654,7 @@ def test_a_restart_changes_no_decision_and_no_record_of_it() -> None:
         bench.event(bench.covers[0]["legs"][0], bench.covers[0], "ACKED")
         bench.trade("30", "OTHER", name="two")
         bench.fill_leg(bench.covers[0]["legs"][0], "0.5", name="three")
-        bench.tick(0.06)
+        bench.tick(0.16)
     other.restart()
     calm.lane.look_again()
     for bench in (calm, other):
@@ -663,7 +663,7 @@ def test_a_restart_changes_no_decision_and_no_record_of_it() -> None:
         for _ in range(3):
             bench.bar()
         bench.fill_leg(bench.covers[0]["legs"][0], "0.25", name="five")
-        bench.tick(0.06)
+        bench.tick(0.16)
     assert other.values == calm.values
 
 
@@ -678,7 +678,7 @@ def test_the_way_back_from_too_much_of_two_instruments_that_move_together_is_ope
         bench.fill(f"{100 * over_a:.1f}", "PERP", account="DESK"),
         bench.fill(f"{-2 * b * over_b:.1f}", "ALT", account="DESK"),
     )
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert bench.audits[-1]["reasons"][0] in ("hedge_sent", "dust", "within_no_trade_band")
     for cover in bench.covers:
         assert cover["expected"]["coverage_after"] > max(cover["expected"]["coverage_before"], 0.9)
@@ -703,18 +703,18 @@ def test_a_tick_takes_a_few_decisions_and_a_fill_in_a_quiet_book_does_not_wait()
     for name in names:
         bench.say("hedge.state.universe.v1", universe(name))
         bench.feed(FILLS, bench.fill("100", book=name))
-    for _ in range(4):
-        bench.tick(0.06)
+    for _ in range(8):
+        bench.tick(0.16)
     for cover in list(bench.covers):
         bench.complete(cover)
-    for _ in range(10):
+    for _ in range(20):
         bench.tick(0.2)
     before = len(bench.audits)
     bench.bar()  # ends in a tick
     assert len(bench.audits) - before == DECISIONS_A_TICK
     bench.feed(FILLS, bench.fill("100", book=names[-1]))
-    bench.tick(0.06)
+    bench.tick(0.16)
     assert names[-1] in [audit["book"] for audit in bench.audits[before + DECISIONS_A_TICK :] if "fill" in audit["triggers"]]
-    for _ in range(4):
-        bench.tick(0.06)
+    for _ in range(8):
+        bench.tick(0.16)
     assert {audit["book"] for audit in bench.audits[before:]} >= set(names)
