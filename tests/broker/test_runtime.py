@@ -496,6 +496,20 @@ def test_broadcast_is_read_to_its_end_before_lanes_start(toy: Toy) -> None:
     toy.stop(worker)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_broadcast_is_read_from_a_while_back_and_states_from_their_beginning(toy: Toy, whole: bool) -> None:
+    """A HALT of last week must be known; quotes of last week need not be."""
+    now_ms = time.time_ns() // 1_000_000
+    for number in range(20):
+        toy.producer.produce(toy.topics["tape"], value=b"%d" % number, timestamp=now_ms - (7_200_000 if number < 15 else 0))
+    toy.feed(100)
+    config = {"tape": True, "broadcast_lookback_ms": 3_600_000, "broadcast_whole": [toy.topics["tape"]] if whole else []}
+    worker = toy.start(flow={"tape": True}, config=config)
+    toy.wait_published(100)
+    assert {record["tape"] for record in toy.published()} == {20 if whole else 5}
+    toy.stop(worker)
+
+
 def test_slow_lane_is_paused_and_uncommitted_bytes_stay_bounded(toy: Toy) -> None:
     padding = b" " * 2000
     for _ in range(4000):
