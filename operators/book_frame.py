@@ -10,11 +10,12 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.hedge_market import HedgeMarket, UniverseState
 from operators.optimiser import Problem, Solution, Space, empty_problem, empty_solution, space_for
 from operators.proposal import Exposures, Limits, Reasons
 from operators.ratios import (
@@ -28,7 +29,6 @@ from operators.ratios import (
     Bools,
     Floats,
     Ints,
-    Moments,
     Ratios,
     Room,
     Rules,
@@ -44,13 +44,13 @@ from operators.ratios import (
     new_watch,
     watch_correlations,
 )
-from schemas.hedging import ExposureInstrument, GuardPolicy, HedgeInstrument, RiskContext, Universe
+from schemas.hedging import ExposureInstrument, HedgeInstrument, Universe
 from schemas.reference import Instrument, Reference
 
 
 @dataclass(frozen=True, slots=True)
 class HedgeRules:
-    """Every level of a decision; all are settings. Times in ns, shares as fractions, costs in bps of notional."""
+    """Every level of a decision. Times in ns, shares as fractions, costs in bps of notional."""
 
     horizon_ns: int = 120_000_000_000
     """T: the time over which risk and cost are weighed."""
@@ -96,165 +96,6 @@ class HedgeRules:
     """Factor on a ratio's buffer while its correlation is broken."""
     caution_tau: float = 0.5
     """Factor on its prior's width meanwhile."""
-
-
-# --- what is read of the market ---------------------------------------------------------------------------------------------------
-
-
-class MarketLevels(Protocol):
-    """The market's settings that decisions need."""
-
-    @property
-    def bar_ns(self) -> int:
-        """Length of a bar."""
-
-    @property
-    def quote_age_ns(self) -> int:
-        """Age above which a quote is stale."""
-
-    @property
-    def covariance_bars(self) -> int:
-        """Bars after whose end the covariance is stale."""
-
-    @property
-    def ratio(self) -> Rules:
-        """Levels of the ratio kernels."""
-
-
-class RiskState(Protocol):
-    """The risk agent's newest state of a book."""
-
-    @property
-    def payload(self) -> RiskContext:
-        """As it was published."""
-
-    @property
-    def ts_ns(self) -> int:
-        """When it was made."""
-
-
-class PolicyState(Protocol):
-    """The newest policy of a book."""
-
-    @property
-    def payload(self) -> GuardPolicy:
-        """As it was published."""
-
-    @property
-    def ts_ns(self) -> int:
-        """When it was made."""
-
-
-class UniverseState(Protocol):
-    """The newest universe of a book."""
-
-    @property
-    def payload(self) -> Universe:
-        """As it was published."""
-
-    @property
-    def version(self) -> str:
-        """16 hex digits of its content."""
-
-
-class HaltView(Protocol):
-    """The halts in effect."""
-
-    @property
-    def all(self) -> bool:
-        """Whether everything is halted."""
-
-    @property
-    def books(self) -> frozenset[str]:
-        """Books halted."""
-
-    @property
-    def symbols(self) -> frozenset[str]:
-        """Symbols halted."""
-
-    @property
-    def venues(self) -> frozenset[str]:
-        """Venues halted."""
-
-
-class ChannelState(Protocol):
-    """Whether orders can be sent to a venue."""
-
-    @property
-    def status(self) -> str:
-        """UP, DEGRADED or DOWN."""
-
-
-class Market(Protocol):
-    """What decisions read of the market and of the broadcast states: `operators.hedge_market.HedgeMarket` is one. Arrays are (k,) by series."""
-
-    @property
-    def rules(self) -> MarketLevels:
-        """Its settings."""
-
-    @property
-    def index(self) -> dict[str, int]:
-        """Series by symbol."""
-
-    @property
-    def mid(self) -> Floats:
-        """Newest mid; NaN where it cannot be used."""
-
-    @property
-    def bid_size(self) -> Floats:
-        """Quantity at the best bid."""
-
-    @property
-    def ask_size(self) -> Floats:
-        """Quantity at the best offer."""
-
-    @property
-    def ts_ns(self) -> Ints:
-        """Time of the newest quote."""
-
-    @property
-    def half_spread_bps(self) -> Floats:
-        """Half spread of the newest quote."""
-
-    @property
-    def moments(self) -> Moments:
-        """Covariances."""
-
-    @property
-    def bars_closed(self) -> int:
-        """Bars closed so far."""
-
-    @property
-    def bar_end_ns(self) -> int:
-        """End of the last closed bar; 0 before the first."""
-
-    @property
-    def last_fresh(self) -> Bools:
-        """Which series had a return in it."""
-
-    def mids(self, now_ns: int) -> Floats:
-        """Return mids, NaN where stale."""
-
-    def fx(self, now_ns: int, currency: str, base: str) -> float:
-        """Return the price of a currency in another; NaN if not known or stale."""
-
-    def spread_limit_bps(self, series: int) -> float:
-        """Return the half spread above which one does not trade; inf before it is known."""
-
-    def risk(self, book: str) -> RiskState | None:
-        """Return the risk state that holds for a book."""
-
-    def policy(self, book: str) -> PolicyState | None:
-        """Return the policy that holds for a book."""
-
-    def universe(self, book: str) -> UniverseState | None:
-        """Return the universe of a book."""
-
-    def channel(self, venue: str) -> ChannelState:
-        """Return the state of a venue's order channel."""
-
-    def halts(self, now_ns: int) -> HaltView:
-        """Return the halts in effect."""
 
 
 # --- the frame --------------------------------------------------------------------------------------------------------------------
@@ -432,7 +273,7 @@ def _same_underlying(one: str | None, of_one: Instrument | None, other: str | No
     return (of_one.base, of_one.quote) == (of_other.base, of_other.quote)
 
 
-def frame_of(universe: UniverseState, exposure_symbols: Iterable[str], reference: Reference, market: Market) -> BookFrame:
+def frame_of(universe: UniverseState, exposure_symbols: Iterable[str], reference: Reference, market: HedgeMarket) -> BookFrame:
     """Return the frame of a book for a universe and the symbols it has exposure in (any order; sorted here, doubles once).
 
     A symbol the universe lists twice counts as it is listed first. What is in neither list is LINEAR with the reference data's multiplier and
@@ -515,7 +356,7 @@ def bars_ready(rules: Rules, lams: Floats) -> int:
     return bars
 
 
-def per_bar(frame: BookFrame, market: Market) -> PerBar:
+def per_bar(frame: BookFrame, market: HedgeMarket) -> PerBar:
     """Return what only changes when a bar closes; made anew at the first call after one."""
     stamp = (market.bars_closed, market.bar_end_ns)
     found = frame.per_bar
@@ -653,7 +494,7 @@ def watched(frame: BookFrame) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i in frame.indirect for j in frame.candidates]
 
 
-def update_ratios(frame: BookFrame, state: RatioState, market: Market, rules: HedgeRules) -> list[Breakdown]:
+def update_ratios(frame: BookFrame, state: RatioState, market: HedgeMarket, rules: HedgeRules) -> list[Breakdown]:
     """Estimate and move the ratios of every exposure that is no direct hedge, once per closed bar; return correlations that broke or mended.
 
     A second call for the same bar changes nothing; one after the frame was made anew estimates again and moves, and watches, only pairs that did not
@@ -772,15 +613,3 @@ class BookView:
     """Notional already sent, by the id of the policy's unwind instruction."""
     allocation_ts_ns: int = 0
     """Of the oldest allocation in force; 0 for none."""
-
-
-def new_view(frame: BookFrame, ratios: RatioState | None = None) -> BookView:
-    """Return a view of a book that holds nothing: to be filled in, arrays in place."""
-    m, n = frame.shape
-    flags = np.zeros((3, m), np.bool_)
-    return BookView(
-        book=frame.book, frame=frame, exposure_qty=np.zeros(n), target=np.zeros(n), target_known=np.zeros(n, np.bool_),
-        target_stale=np.zeros(n, np.bool_), held_qty=np.zeros(m), flight_qty=np.zeros(m), traded_today=np.zeros(m),
-        ratios=new_ratio_state(frame) if ratios is None else ratios, exposure_version="0" * 16, open_versions=set(), unknown=flags[0],
-        last_send_ns=np.zeros(m, np.int64), held_by_desk=False, desk_held=flags[1], residual_since_ns=0, start=np.zeros(m),
-    )  # fmt: skip

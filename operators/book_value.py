@@ -18,18 +18,16 @@ import numpy as np
 from operators.book_frame import (
     BookFrame,
     BookView,
-    HaltView,
     HedgeRules,
-    Market,
     PerBar,
-    PolicyState,
     RatioFacts,
-    RiskState,
     Sizes,
     Workspace,
     per_bar,
     ratio_facts,
 )
+from operators.halts import HaltView
+from operators.hedge_market import HedgeMarket, PolicyState, RiskState
 from operators.proposal import Terms
 from operators.ratios import Bools, Floats, Ints, coverage, needed, quadratic
 from schemas.hedging import GuardPolicy
@@ -166,7 +164,7 @@ class Known:
 
     view: BookView
     frame: BookFrame
-    market: Market
+    market: HedgeMarket
     now_ns: int
     rules: HedgeRules
     bar: PerBar
@@ -220,7 +218,7 @@ def _units(sizes: Sizes, mid: Floats, fx: Floats) -> Floats:
     return np.where(sizes.priced, mid, 1.0) * sizes.scale * fx[sizes.currency]
 
 
-def exposure_units(frame: BookFrame, market: Market, now_ns: int) -> Floats:
+def exposure_units(frame: BookFrame, market: HedgeMarket, now_ns: int) -> Floats:
     """Return the notional of one unit of each exposure (n,); NaN where a price or a cross it needs is not known."""
     fx = np.array([market.fx(now_ns, currency, frame.universe.base_currency) for currency in frame.currencies])
     return _units(frame.exposure_sizes, _of_series(market.mids(now_ns), frame.exposure_series), fx)
@@ -302,7 +300,7 @@ def shocks_of(known: Known) -> Shocks:
     return _derived(frame, "policy", policy, lambda: _policy_of(frame, policy.payload))[1]
 
 
-def look(view: BookView, frame: BookFrame, market: Market, now_ns: int, rules: HedgeRules) -> Known:
+def look(view: BookView, frame: BookFrame, market: HedgeMarket, now_ns: int, rules: HedgeRules) -> Known:
     """Value the book and measure its risk; everything of the decision's record that does not depend on what is decided."""
     bar, facts = per_bar(frame, market), ratio_facts(frame, view.ratios)
     risk, policy = market.risk(view.book), market.policy(view.book)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from operators.book_frame import BookView, HedgeRules, Market
+from operators.book_frame import BookView, HedgeRules
 from operators.book_value import (
     Alert,
     Binding,
@@ -26,6 +26,7 @@ from operators.book_value import (
     shocks_of,
     why_unpriced,
 )
+from operators.hedge_market import HedgeMarket
 from operators.lots import Rounding, round_to_lots
 from operators.optimiser import Status, capital_limit, capital_used, objective, solve
 from operators.proposal import (
@@ -85,7 +86,7 @@ class _Answer(NamedTuple):
     violation: float
 
 
-def decide(view: BookView, market: Market, now_ns: int, rules: HedgeRules) -> Decision:
+def decide(view: BookView, market: HedgeMarket, now_ns: int, rules: HedgeRules) -> Decision:
     """Return what the book should do now. A function of its arguments only: equal inputs give equal bits.
 
     Whoever calls sends the legs of an outcome `sent`, and only those. Of what is not known:
@@ -107,7 +108,7 @@ def decide(view: BookView, market: Market, now_ns: int, rules: HedgeRules) -> De
         )
     known = look(view, frame, market, now_ns, rules)
     out = known.out
-    halted = known.halts.all or view.book in known.halts.books
+    halted = known.halts.stops_book(view.book)
     _set_state(known, halted)
     if known.policy is None:
         return _ended(out, (R.halted,) if halted else (), R.policy_missing)
@@ -281,7 +282,7 @@ def _closed(known: Known, for_unwind: bool = False, all_up: bool = False) -> Int
     if not all_up:
         why[known.down] = R.channel_down
     if not for_unwind and (known.halts.symbols or known.halts.venues):
-        stopped = [s in known.halts.symbols or v in known.halts.venues for s, v in zip(frame.instruments, frame.venues, strict=True)]
+        stopped = [known.halts.stops_leg(symbol, venue) for symbol, venue in zip(frame.instruments, frame.venues, strict=True)]
         why[np.array(stopped, np.bool_)] = R.halted
     for leg, from_ns, to_ns in shocks_of(known).windows:
         if from_ns <= known.now_ns < to_ns:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from operators.book_frame import BookFrame, BookView, Market
+from operators.book_frame import BookFrame, BookView, largest_pairs
 from operators.book_value import Decision
+from operators.hedge_market import HedgeMarket
 from operators.ratios import FAST, SLOW, correlation
 from schemas.reasons import HedgeReason
 
@@ -82,17 +83,11 @@ def record_of(decision: Decision, frame: BookFrame, view: BookView, ratios: list
     return payload
 
 
-def ratios_of(decision: Decision, frame: BookFrame, view: BookView, market: Market) -> list[dict[str, Any]]:
+def ratios_of(decision: Decision, frame: BookFrame, view: BookView, market: HedgeMarket) -> list[dict[str, Any]]:
     """Return the ratios that moved most notional: of exposures there are, to the instruments they are hedged with."""
     state = view.ratios
-    e = np.nan_to_num(decision.e)
-    weight = np.abs(np.nan_to_num(state.used) * e[np.newaxis, :])
-    n = len(frame.exposures)
     result = []
-    for flat in _largest(weight.ravel()):
-        j, i = divmod(int(flat), n)
-        if weight[j, i] <= 0.0:
-            break
+    for i, j in largest_pairs(frame, state, decision.e, MOST):
         y, x = int(frame.exposure_series[i]), int(frame.instrument_series[j])
         pair = y >= 0 and x >= 0 and frame.direct[i] != j
         result.append(

@@ -671,7 +671,7 @@ class HedgerLogic:
         halts = self.market.halts(now_ns)
         for book in self._books.values():
             for hedge in list(book.hedges):
-                if int(self.ledger.hedges.arrays.rows[hedge]["state"]) == g.QUEUED and (halts.all or book.name in halts.books):
+                if int(self.ledger.hedges.arrays.rows[hedge]["state"]) == g.QUEUED and halts.stops_book(book.name):
                     self._close(hedge, g.BLOCKED, now_ns, HedgeReason.halted)
 
     # ---- decisions ---------------------------------------------------------------------------------------------------

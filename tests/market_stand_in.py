@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operators.book_frame import BookFrame, BookView, HedgeRules, frame_of, new_ratio_state, new_view, update_ratios
+from operators.book_frame import BookFrame, BookView, HedgeRules, RatioState, frame_of, new_ratio_state, update_ratios
+from operators.halts import HaltView
 from operators.ratios import Moments, Rules, new_moments, update_all
 from schemas.hedging import ExposureInstrument, GuardPolicy, HedgeInstrument, InstrumentLimit, RiskContext, Universe
 from schemas.reference import Instrument, Reference, VenueRules
@@ -43,14 +44,6 @@ class Channel:
     since_ns: int = 0
 
 
-@dataclass(frozen=True)
-class Halts:
-    all: bool = False
-    books: frozenset[str] = frozenset()
-    symbols: frozenset[str] = frozenset()
-    venues: frozenset[str] = frozenset()
-
-
 class StandIn:
     """Series are the symbols of the reference. The first six letters of a symbol as long as that are base and quote; others are quoted in USD."""
 
@@ -76,7 +69,7 @@ class StandIn:
         self.policies: dict[str, State] = {}
         self.universes: dict[str, State] = {}
         self.channels: dict[str, Channel] = {}
-        self.halted = Halts()
+        self.halted = HaltView()
 
     def quote(self, symbol: str, mid: float, age_ns: int = 100_000_000, half_spread_bps: float = 0.5, size: float = 1e6) -> None:
         s = self.index[symbol]
@@ -120,7 +113,7 @@ class StandIn:
     def channel(self, venue: str) -> Channel:
         return self.channels.get(venue, Channel())
 
-    def halts(self, now_ns: int) -> Halts:
+    def halts(self, now_ns: int) -> HaltView:
         return self.halted
 
 
@@ -165,6 +158,18 @@ class Desk:
         for one in returns:
             self.market.bars(one[None])
             update_ratios(self.frame, self.view.ratios, self.market, self.rules)
+
+
+def new_view(frame: BookFrame, ratios: RatioState | None = None) -> BookView:
+    """Return a view of a book that holds nothing: to be filled in, arrays in place."""
+    m, n = frame.shape
+    flags = np.zeros((3, m), np.bool_)
+    return BookView(
+        book=frame.book, frame=frame, exposure_qty=np.zeros(n), target=np.zeros(n), target_known=np.zeros(n, np.bool_),
+        target_stale=np.zeros(n, np.bool_), held_qty=np.zeros(m), flight_qty=np.zeros(m), traded_today=np.zeros(m),
+        ratios=new_ratio_state(frame) if ratios is None else ratios, exposure_version="0" * 16, open_versions=set(), unknown=flags[0],
+        last_send_ns=np.zeros(m, np.int64), held_by_desk=False, desk_held=flags[1], residual_since_ns=0, start=np.zeros(m),
+    )  # fmt: skip
 
 
 def book_of(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from operators.book_frame import HedgeRules, carried_over, frame_of, new_view, update_ratios
+from operators.book_frame import HedgeRules, carried_over, frame_of, update_ratios
 from operators.decision import Decision, decide, limit_price
 from schemas.hedging import DoNotTrade, ExposureInstrument, StressScenario, Unwind
 from schemas.reasons import HedgeReason, hedge_group_of
@@ -22,12 +22,13 @@ from tests.market_stand_in import (
     NOW_NS,
     Channel,
     Desk,
-    Halts,
+    HaltView,
     StandIn,
     State,
     book_of,
     factor_returns,
     instrument,
+    new_view,
     policy,
     risk,
     universe,
@@ -182,7 +183,7 @@ def _set(name: str, value: Any) -> Callable[[Desk], None]:
 
 
 def _halt(**given: Any) -> Callable[[Desk], None]:
-    return lambda one: setattr(one.market, "halted", Halts(**given))
+    return lambda one: setattr(one.market, "halted", HaltView(**given))
 
 
 def _spread(one: Desk) -> None:
@@ -382,7 +383,7 @@ def test_equal_inputs_give_equal_bits_and_another_input_another_hash() -> None:
     changes: list[Callable[[], None]] = [
         lambda: one.view.exposure_qty.__setitem__(0, 1001.0), lambda: one.view.held_qty.__setitem__(0, 1.0), lambda: one.view.ratios.used.__setitem__((0, 0), 0.9),
         lambda: one.market.quote("PERP", 101.0), lambda: one.view.open_versions.add("aa" * 8), lambda: setattr(one.view, "held_by_desk", True),
-        lambda: setattr(one.market, "halted", Halts(symbols=frozenset({"X"}))), lambda: one.market.channels.update(V=Channel("DEGRADED")),
+        lambda: setattr(one.market, "halted", HaltView(symbols=frozenset({"X"}))), lambda: one.market.channels.update(V=Channel("DEGRADED")),
         lambda: setattr(one, "rules", HedgeRules(uncovered=0.03)), lambda: one.market.policies.update({BOOK: policy(max_cost_bps=9.0)}),
         lambda: one.market.risks.update({BOOK: risk({"PERP": 5e5})}), lambda: one.market.bars(returns(9, 1)),
     ]  # fmt: skip
@@ -534,7 +535,7 @@ def unwinding(**given: Any) -> Desk:
 @pytest.mark.parametrize("halted", [False, True])
 def test_policy_unwind_goes_also_under_halt(halted: bool) -> None:
     one = unwinding()
-    one.market.halted = Halts(all=halted)
+    one.market.halted = HaltView(all=halted)
     decision = run(one)
     assert decision.outcome == "sent"
     assert decision.reasons[0] == R.unwind_by_policy
@@ -548,7 +549,7 @@ def test_policy_unwind_goes_also_under_halt(halted: bool) -> None:
 
 def test_do_not_trade_beats_unwind() -> None:
     one = unwinding(do_not_trade=[DoNotTrade(instrument="PERP", from_ns=EVER, to_ns=FOREVER, reason="results")])
-    one.market.halted = Halts(all=True)
+    one.market.halted = HaltView(all=True)
     decision = run(one)
     assert decision.outcome == "blocked"
     assert decision.reasons == (R.halted, R.dnt)
@@ -556,7 +557,7 @@ def test_do_not_trade_beats_unwind() -> None:
 
 def test_unwind_never_takes_more_than_is_filled_or_left() -> None:
     one = unwinding()
-    one.market.halted = Halts(all=True)
+    one.market.halted = HaltView(all=True)
     one.view.flight_qty[0] = 900.0
     assert run(one).legs[0].notional == pytest.approx(10_000.0)
     one.view.flight_qty[0] = 1000.0
@@ -565,7 +566,7 @@ def test_unwind_never_takes_more_than_is_filled_or_left() -> None:
 
 def test_expired_unwind_is_none() -> None:
     one = unwinding()
-    one.market.halted = Halts(all=True)
+    one.market.halted = HaltView(all=True)
     assert run(one, NOW_NS + 1).reasons == (R.halted,)
 
 
@@ -626,7 +627,7 @@ def test_h08_limit_below_the_position_allows_only_the_way_back() -> None:
 
 def test_h08_no_limit_is_forced_while_the_leg_is_closed() -> None:
     one = desk(held={"PERP": -1000.0}, told=_one_leg(), risk_state=risk({"PERP": 60_000.0}))
-    one.market.halted = Halts(symbols=frozenset({"PERP"}))
+    one.market.halted = HaltView(symbols=frozenset({"PERP"}))
     assert run(one).outcome != "sent"
 
 
@@ -750,7 +751,7 @@ def test_h19_currency_pair_is_its_base_amount() -> None:
 
 def test_h22_halt_of_one_symbol_lets_the_others_go_on() -> None:
     one = desk({"BTC": 1000.0, "ETH": 1000.0})
-    one.market.halted = Halts(symbols=frozenset({"PERP"}))
+    one.market.halted = HaltView(symbols=frozenset({"PERP"}))
     decision = run(one)
     assert decision.outcome == "sent"
     assert [leg.symbol for leg in decision.legs] == ["ETH"]

@@ -15,7 +15,20 @@ from operators.book_frame import HedgeRules
 from operators.decision import Decision, decide
 from schemas.hedging import DoNotTrade, ExposureInstrument, StressScenario, Unwind
 from schemas.reasons import HedgeReason, hedge_group_of
-from tests.market_stand_in import BOOK, NOW_NS, Channel, Desk, Halts, StandIn, book_of, factor_returns, instrument, policy, risk, universe
+from tests.market_stand_in import (
+    BOOK,
+    NOW_NS,
+    Channel,
+    Desk,
+    HaltView,
+    StandIn,
+    book_of,
+    factor_returns,
+    instrument,
+    policy,
+    risk,
+    universe,
+)
 
 R = HedgeReason
 TIMES = 20 if os.environ.get("HEDGEROW_NIGHTLY") else 1
@@ -104,7 +117,7 @@ def draw_book(seed: int, *, wild: bool = True, fine: bool = False) -> Desk:
         one.view.unknown[:] = rng.random(m) < 0.05
         one.view.last_send_ns[:] = np.where(rng.random(m) < 0.1, NOW_NS - 1, 0)
         if rng.random() < 0.1:
-            market.halted = Halts(symbols=frozenset({hedges[0]}), venues=frozenset({"V1"} if rng.random() < 0.5 else ()))
+            market.halted = HaltView(symbols=frozenset({hedges[0]}), venues=frozenset({"V1"} if rng.random() < 0.5 else ()))
     return one
 
 
@@ -200,7 +213,7 @@ def test_legs_are_whole_lots_on_open_instruments(seed: int) -> None:
 @given(SEEDS, st.booleans(), st.booleans())
 def test_halt_means_none_but_unwinds_and_do_not_trade_beats_them(seed: int, unwinds: bool, forbidden: bool) -> None:
     one = draw_book(seed)
-    one.market.halted = Halts(all=True) if seed % 2 else Halts(books=frozenset({BOOK}))
+    one.market.halted = HaltView(all=True) if seed % 2 else HaltView(books=frozenset({BOOK}))
     told = one.market.policies[BOOK].payload
     orders = [Unwind(id=f"U{j}", instrument=name, max_notional=5e3, expires_ns=NOW_NS + 1) for j, name in enumerate(one.frame.instruments)]
     windows = [DoNotTrade(instrument=name, from_ns=NOW_NS, to_ns=NOW_NS + 1, reason="x") for name in one.frame.instruments]
