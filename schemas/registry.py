@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from schemas.canary import (
+    AccountStateMessage,
+    ActivityMessage,
+    CanaryAlertMessage,
+    CanaryDeadLetterMessage,
+    DeliveryMessage,
+    IndicatorMessage,
+    MonitorDeadLetterMessage,
+    NoticeMessage,
+    PositionStateMessage,
+    RegimeDeadLetterMessage,
+    RegimeMessage,
+    WebhookDeadLetterMessage,
+)
 from schemas.envelope import Envelope
 from schemas.execution import (
     AliasMessage,
@@ -136,6 +150,36 @@ TOPICS: dict[str, Topic] = {
               max_message_bytes=2 * MAX_RECORD_BYTES, senders=("agent.hedger",), doc="Hedge ratios in use, by book; for stores."),
         Topic("hedgerow.hedger.changelog", "lane", None, cleanup="offset", max_message_bytes=2 * MAX_RECORD_BYTES,
               senders=("agent.hedger",), doc="Internal: the hedger's state."),
+        Topic("market.indicator.v1", "indicator", IndicatorMessage, lanes=False, partitions=1, columnar=False, max_message_bytes=4 * MAX_RECORD_BYTES,
+              doc="Observations the regime dashboard is made of."),
+        Topic("risk.regime.v1", "regime|profile", RegimeMessage, lanes=False, partitions=1, cleanup="compact", columnar=False,
+              senders=("agent.regime",), doc="The dashboard of each policy profile; read whole by every worker of the canary."),
+        Topic("dlq.regime", "key of the input", RegimeDeadLetterMessage, lanes=False, partitions=1, max_message_bytes=8 * MAX_RECORD_BYTES, columnar=False,
+              senders=("agent.regime",), doc="Observations that could not be used."),
+        Topic("hedgerow.regime.changelog", "lane", None, lanes=False, partitions=1, cleanup="offset", max_message_bytes=2 * MAX_RECORD_BYTES,
+              senders=("agent.regime",), doc="Internal: the regime flow's memory."),
+        Topic("portfolio.state.account.v1", "account", AccountStateMessage, cleanup="compact", max_message_bytes=2 * MAX_RECORD_BYTES,
+              doc="Accounts as the broker shows them."),
+        Topic("portfolio.state.position.v1", "account", PositionStateMessage, cleanup="compact", max_message_bytes=2 * MAX_RECORD_BYTES,
+              doc="Positions of accounts as the broker shows them, with their sums."),
+        Topic("canary.state.activity.v1", "account", ActivityMessage, max_message_bytes=2 * MAX_RECORD_BYTES, senders=("agent.canary",),
+              doc="Internal to the canary: fills and hedges of a book, by account."),
+        Topic("canary.alert.v1", "account", CanaryAlertMessage, columnar=False, senders=("agent.canary",),
+              doc="What the sentinel says of an account: on change, and on heartbeat."),
+        Topic("dlq.canary", "key of the input", CanaryDeadLetterMessage, max_message_bytes=4 * MAX_RECORD_BYTES, columnar=False,
+              senders=("agent.canary",), doc="Inputs of the canary that could not be used."),
+        Topic("hedgerow.canary.changelog", "lane", None, cleanup="offset", max_message_bytes=2 * MAX_RECORD_BYTES,
+              senders=("agent.canary",), doc="Internal: the canary's state."),
+        Topic("canary.notice.v1", "account", NoticeMessage, columnar=False, senders=("agent.monitor",),
+              doc="The monitor's decisions: who is told, and what changed."),
+        Topic("dlq.monitor", "key of the input", MonitorDeadLetterMessage, max_message_bytes=4 * MAX_RECORD_BYTES, columnar=False,
+              senders=("agent.monitor",), doc="Alerts the monitor could not use."),
+        Topic("hedgerow.monitor.changelog", "lane", None, cleanup="offset", max_message_bytes=2 * MAX_RECORD_BYTES,
+              senders=("agent.monitor",), doc="Internal: the monitor's state."),
+        Topic("canary.state.delivery.v1", "delivery_id", DeliveryMessage, cleanup="compact", columnar=False, senders=("agent.monitor",),
+              doc="Deliveries of notices to webhooks: reserved before they are sent, then what became of them."),
+        Topic("dlq.webhook", "account", WebhookDeadLetterMessage, columnar=False, senders=("agent.monitor",),
+              doc="Notices no webhook took."),
     )
 }  # fmt: skip
 
@@ -194,3 +238,26 @@ HEDGER_OUTPUTS = (
 )
 """The last four: inputs that came to the wrong lane, sent to the right one."""
 HEDGER_CHANGELOG = "hedgerow.hedger.changelog"
+
+REGIME_INPUTS = ("market.indicator.v1",)
+REGIME_OUTPUTS = ("risk.regime.v1", "dlq.regime")
+REGIME_CHANGELOG = "hedgerow.regime.changelog"
+
+CANARY_INPUTS = (
+    "portfolio.state.account.v1",
+    "portfolio.state.position.v1",
+    "canary.state.activity.v1",
+    "execution.event.fill.v1",
+    "hedger.event.cover",
+)
+"""The last two are keyed by book: what they say of an account goes to its lane on canary.state.activity.v1."""
+CANARY_BROADCAST = ("risk.regime.v1",)
+CANARY_OUTPUTS = ("canary.alert.v1", "canary.state.activity.v1", "dlq.canary", "portfolio.state.account.v1", "portfolio.state.position.v1")
+"""The last two: inputs that came to the wrong lane, sent to the right one."""
+CANARY_CHANGELOG = "hedgerow.canary.changelog"
+
+MONITOR_INPUTS = ("canary.alert.v1",)
+MONITOR_OUTPUTS = ("canary.notice.v1", "dlq.monitor")
+MONITOR_CHANGELOG = "hedgerow.monitor.changelog"
+DELIVERY_TOPICS = ("canary.notice.v1", "canary.state.delivery.v1", "dlq.webhook")
+"""What the webhook deliverer reads and writes."""
