@@ -14,19 +14,9 @@ from pydantic_core import PydanticUndefined
 
 from flows.metrics import METRICS
 from flows.settings import FILE_VARIABLE, RESERVED_KAFKA_OPTIONS, Settings, variable
+from schemas import registry as r
 from schemas.reasons import HedgeReason, Reason, Stage, hedge_group_of, replayable, stage_of
-from schemas.registry import (
-    DAY_MS,
-    EXECUTION_BROADCAST,
-    EXECUTION_CHANGELOG,
-    EXECUTION_INPUTS,
-    EXECUTION_OUTPUTS,
-    HEDGER_BROADCAST,
-    HEDGER_CHANGELOG,
-    HEDGER_INPUTS,
-    HEDGER_OUTPUTS,
-    TOPICS,
-)
+from schemas.registry import DAY_MS, TOPICS
 from state import hedges
 from state.ledger import BALANCE
 
@@ -339,32 +329,42 @@ def settings() -> str:
     )
 
 
+FLOW_TOPICS = (
+    ("execution", {*r.EXECUTION_INPUTS, *r.EXECUTION_BROADCAST}, set(r.EXECUTION_OUTPUTS), r.EXECUTION_CHANGELOG),
+    ("hedger", {*r.HEDGER_INPUTS, *r.HEDGER_BROADCAST}, set(r.HEDGER_OUTPUTS), r.HEDGER_CHANGELOG),
+    ("regime", set(r.REGIME_INPUTS), set(r.REGIME_OUTPUTS), r.REGIME_CHANGELOG),
+    ("canary", {*r.CANARY_INPUTS, *r.CANARY_BROADCAST}, set(r.CANARY_OUTPUTS), r.CANARY_CHANGELOG),
+    ("monitor", set(r.MONITOR_INPUTS), set(r.MONITOR_OUTPUTS), r.MONITOR_CHANGELOG),
+    ("deliverer", set(r.DELIVERY_TOPICS[:2]), set(r.DELIVERY_TOPICS[1:]), None),
+)
+"""Flow, the topics it receives and sends, its changelog."""
+
+
 def topics() -> str:
     """Return docs/topics.md."""
-    flows = (
-        ({*EXECUTION_INPUTS, *EXECUTION_BROADCAST}, set(EXECUTION_OUTPUTS), EXECUTION_CHANGELOG),
-        ({*HEDGER_INPUTS, *HEDGER_BROADCAST}, set(HEDGER_OUTPUTS), HEDGER_CHANGELOG),
-    )
     rows = []
     for topic in TOPICS.values():
         uses = []
-        for received, sent, changelog in flows:
+        for flow, received, sent, changelog in FLOW_TOPICS:
             use = " and ".join(word for word, names in (("in", received), ("out", sent)) if topic.name in names)
-            uses.append(use or ("state" if topic.name == changelog else "–"))
+            if use or topic.name == changelog:
+                uses.append(f"{flow}: {use or 'state'}")
         days = topic.retention_ms // DAY_MS
         keeps = "1 day" if days == 1 else f"{days} days"
         keeps = {"offset": "what a restore needs", "compact": "the newest of each key"}.get(topic.cleanup, keeps)
         count = "lanes" if topic.lanes or topic.partitions is None else topic.partitions
         schema = f"[schema](../schemas/generated/{topic.name}.json)" if topic.model is not None else "–"
-        rows.append([f"`{topic.name}`", topic.key, *uses, count, keeps, f"{topic.max_message_bytes >> 20} MiB", schema, topic.doc])
+        rows.append(
+            [f"`{topic.name}`", topic.key, "; ".join(uses), count, keeps, f"{topic.max_message_bytes >> 20} MiB", schema, topic.doc]
+        )
     return page(
         "Topics",
         """`hedgerow topics create` makes them, `hedgerow topics check` compares what is there. *lanes* is `HEDGEROW_PARTITIONS`; those
         topics must have equal counts. Keys are partitioned with murmur2, the Java clients' default; with librdkafka set
         `partitioner=murmur2_random`. The same as an AsyncAPI document: [asyncapi.json](../schemas/generated/asyncapi.json). What may
-        change in a record: [Schema evolution](schema-evolution.md). The columns of the flows say what each does with a topic; an input that is
+        change in a record: [Schema evolution](schema-evolution.md). *flows* says what each does with a topic; an input that is
         also sent is one that came to the wrong lane, or tells another lane something.""",
-        table(["topic", "key", "execution", "hedger", "partitions", "kept", "largest record", "record", "what it is"], rows),
+        table(["topic", "key", "flows", "partitions", "kept", "largest record", "record", "what it is"], rows),
     )
 
 

@@ -315,7 +315,7 @@ class Aggregate(Strict):
     gamma: Finite | None = None
     greeks_coverage: Annotated[int, integer(0, 1_000_000)] | None = None
     greeks_total: Annotated[int, integer(0, 1_000_000)] | None = None
-    exposure_base: Annotated[list[Exposure], Field(max_length=4096)] = []
+    exposure_base: Annotated[list[Exposure], Field(max_length=4096)] | None = None
 
 
 class StockRow(Strict):
@@ -335,7 +335,7 @@ class OptionRow(Strict):
     strike: NonNegativeDecimal
     right: Literal["C", "P"]
     quantity: Decimal
-    multiplier: Annotated[float, real(1e-6)] = 100.0
+    multiplier: Annotated[float, real(1e-6)] | None = None
     delta: Finite | None = None
     gamma: Finite | None = None
     market_value_base: Decimal | None = None
@@ -370,9 +370,9 @@ class Activity(Strict):
     account: Account
     book: Book
     fills: Annotated[int, integer(0, 2**31)]
-    signed_notional: Finite = 0.0
-    traded_notional: Annotated[float, real(0.0)] = 0.0
-    cost: Finite = 0.0
+    signed_notional: Finite
+    traded_notional: Annotated[float, real(0.0)]
+    cost: Finite
     coverage: Annotated[float, real(0.0, 1.0)] | None = None
     first_ns: TimestampNs
     last_ns: TimestampNs

@@ -27,12 +27,16 @@ ASYNCAPI = "asyncapi.json"
 _FLOWS = {
     "execution": (
         registry.EXECUTION_INPUTS + registry.EXECUTION_BROADCAST,
-        tuple(name for name in registry.EXECUTION_OUTPUTS),
+        registry.EXECUTION_OUTPUTS,
     ),
     "hedger": (
         registry.HEDGER_INPUTS + registry.HEDGER_BROADCAST,
-        tuple(name for name in registry.HEDGER_OUTPUTS),
+        registry.HEDGER_OUTPUTS,
     ),
+    "regime": (registry.REGIME_INPUTS, registry.REGIME_OUTPUTS),
+    "canary": (registry.CANARY_INPUTS + registry.CANARY_BROADCAST, registry.CANARY_OUTPUTS),
+    "monitor": (registry.MONITOR_INPUTS, registry.MONITOR_OUTPUTS),
+    "deliverer": (registry.DELIVERY_TOPICS[:2], registry.DELIVERY_TOPICS[1:]),
 }
 """Flow → topics it receives, topics it sends."""
 

@@ -25,6 +25,9 @@ from schemas.reasons import Reason
 
 CHARACTERS = ["a", "Z", "0", " ", "é", "ß", "漢", "😀", "\u0000", "\n", '"', "\\", "/", "\x7f", "\u2028", "\ufffd", "\U0010ffff"]
 
+LONGEST_LIST = 128
+"""Elements made at most, so that a message with several long lists is not oversize."""
+
 
 def make_text(rng: random.Random, low: int, high: int) -> str:
     """Return text of `low` to `high` code points, now and then at a bound or full of rare characters."""
@@ -94,7 +97,7 @@ def make_message(rng: random.Random, layout: Layout, fill: float = 0.5) -> dict[
             elif column.kind == "object":
                 made[column.name] = members(layout, i)
             elif column.item is not None:
-                most = column.spec.max_len or 5
+                most = min(column.spec.max_len or 5, max(column.spec.min_len, LONGEST_LIST))
                 n = rng.choice(
                     [column.spec.min_len, rng.randint(column.spec.min_len, min(most, 4)), rng.randint(column.spec.min_len, most)]
                 )

@@ -24,7 +24,7 @@ LONGEST = 6
 def make_model(rng: random.Random, model: type[BaseModel], fill: float = 0.6) -> dict[str, Any]:
     """Return a valid message of a model as a dict; fields with a default are there with probability `fill`."""
     return {
-        name: _value(rng, info.annotation, list(info.metadata), fill)
+        info.alias or name: _value(rng, info.annotation, list(info.metadata), fill)
         for name, info in model.model_fields.items()
         if info.is_required() or rng.random() < fill
     }

@@ -17,7 +17,23 @@ from schemas import export
 from schemas.envelope import Strict
 from schemas.fields import Decimal, Id64, JsonObject, NonNegativeDecimal, PositiveDecimal, integer, real, string, token
 from schemas.layout import layout_of
-from schemas.registry import EXECUTION_INPUTS, EXECUTION_OUTPUTS, HEDGER_BROADCAST, HEDGER_INPUTS, HEDGER_OUTPUTS, SCHEMA_VERSION, TOPICS
+from schemas.registry import (
+    CANARY_BROADCAST,
+    CANARY_INPUTS,
+    CANARY_OUTPUTS,
+    DELIVERY_TOPICS,
+    EXECUTION_INPUTS,
+    EXECUTION_OUTPUTS,
+    HEDGER_BROADCAST,
+    HEDGER_INPUTS,
+    HEDGER_OUTPUTS,
+    MONITOR_INPUTS,
+    MONITOR_OUTPUTS,
+    REGIME_INPUTS,
+    REGIME_OUTPUTS,
+    SCHEMA_VERSION,
+    TOPICS,
+)
 from tests.codec_oracle import make_message
 from tests.schemas.made import make_model
 
@@ -95,8 +111,16 @@ def test_asyncapi_references_exist_and_settings_are_the_topics_own() -> None:
             assert found["payload"]["schema"]["$ref"].removeprefix("./") in texts
     received = {op["channel"]["$ref"].rpartition("/")[2] for op in document["operations"].values() if op["action"] == "receive"}
     sent = {op["channel"]["$ref"].rpartition("/")[2] for op in document["operations"].values() if op["action"] == "send"}
-    assert received >= {*EXECUTION_INPUTS, *HEDGER_INPUTS, *HEDGER_BROADCAST}
-    assert sent == {*EXECUTION_OUTPUTS, *HEDGER_OUTPUTS}
+    assert received >= {
+        *EXECUTION_INPUTS,
+        *HEDGER_INPUTS,
+        *HEDGER_BROADCAST,
+        *REGIME_INPUTS,
+        *CANARY_INPUTS,
+        *CANARY_BROADCAST,
+        *MONITOR_INPUTS,
+    }
+    assert sent == {*EXECUTION_OUTPUTS, *HEDGER_OUTPUTS, *REGIME_OUTPUTS, *CANARY_OUTPUTS, *MONITOR_OUTPUTS, *DELIVERY_TOPICS[1:]}
 
 
 # --- which changes break whom: a base model, and what is done to its schema ---------------------------------------------------------

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import registry
 from schemas.export import directions
 from schemas.hedging import HedgeEvent, LegState
 from schemas.parse import parse
@@ -83,7 +82,11 @@ GOOD: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """A good payload of each of the hedger's topics: what is required, and some of what is not."""
 
-OURS = tuple(name for name, topic in TOPICS.items() if topic.model is not None and not topic.columnar)
+OURS = tuple(
+    name
+    for name in dict.fromkeys((*HEDGER_INPUTS, *HEDGER_BROADCAST, *HEDGER_OUTPUTS))
+    if TOPICS[name].model is not None and not TOPICS[name].columnar
+)
 
 
 def message(topic: str, payload: Any, **envelope: Any) -> dict[str, Any]:
@@ -259,8 +262,8 @@ def test_topics_of_the_hedger_fit_together() -> None:
     assert not set(HEDGER_INPUTS) & set(HEDGER_BROADCAST)
     assert all(TOPICS[name].lanes and TOPICS[name].key == "book" for name in HEDGER_INPUTS)
     assert all(not TOPICS[name].lanes for name in HEDGER_BROADCAST)
-    assert {name for name, topic in TOPICS.items() if topic.columnar} == {
-        *registry.EXECUTION_INPUTS, *registry.EXECUTION_BROADCAST, *registry.EXECUTION_OUTPUTS, registry.EXECUTION_CHANGELOG, HEDGER_CHANGELOG,
+    assert {name for name in HEDGER_INPUTS + HEDGER_OUTPUTS + HEDGER_BROADCAST if TOPICS[name].columnar} == {
+        "execution.event.fill.v1", "marketdata.snapshot.v1",
     }  # fmt: skip
 
 
