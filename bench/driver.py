@@ -26,11 +26,15 @@ from bench.verdict import Verdict, judge, say
 from connectors.child_process import die_with_parent
 from connectors.kafka_server import KafkaServer
 from connectors.topics import create_topics
-from schemas.registry import EXECUTION_INPUTS, EXECUTION_OUTPUTS, HEDGER_INPUTS, HEDGER_OUTPUTS
+from schemas.registry import CANARY_INPUTS, CANARY_OUTPUTS, EXECUTION_INPUTS, EXECUTION_OUTPUTS, HEDGER_INPUTS, HEDGER_OUTPUTS
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(schemas.__path__[0]) / "simulation.toml"
-TOPICS_OF = {"execution": (EXECUTION_INPUTS, EXECUTION_OUTPUTS), "hedger": (HEDGER_INPUTS, HEDGER_OUTPUTS)}
+TOPICS_OF = {
+    "execution": (EXECUTION_INPUTS, EXECUTION_OUTPUTS),
+    "hedger": (HEDGER_INPUTS, HEDGER_OUTPUTS),
+    "canary": (CANARY_INPUTS, CANARY_OUTPUTS),
+}
 """Flow: its inputs by lane, and its outputs."""
 READY_TIMEOUT_S = 90.0
 RECOVER_TIMEOUT_S = 120.0

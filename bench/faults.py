@@ -487,7 +487,7 @@ def tell(faults: Faults, steps: Sequence[Step], verdict: Verdict, line: dict[str
 def main(argv: list[str] | None = None) -> int:
     """Run the faults of a seed; return 0 only if all were done and nothing was wrong."""
     parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--flow", choices=("execution", "hedger"), default="execution")
+    parser.add_argument("--flow", choices=("execution", "hedger", "canary"), default="execution")
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="workers killed (50)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the schedule and of the load (1)")
     parser.add_argument("--rate", type=float, default=5_000.0, metavar="N", help="venue reports, or fills, per second at every blow (5000)")
@@ -522,6 +522,12 @@ def main(argv: list[str] | None = None) -> int:
                 hedge_faults.warm(cluster)
                 empty_topics(cluster, args.partitions, may_delete)
                 good = hedge_faults.run(args, cluster, folder, server, steps)
+            elif args.flow == "canary":
+                from bench import canary_faults
+
+                warm(cluster)
+                empty_topics(cluster, args.partitions, may_delete)
+                good = canary_faults.run(args, cluster, folder, server, steps)
             else:
                 warm(cluster)
                 empty_topics(cluster, args.partitions, may_delete)

@@ -34,6 +34,8 @@ PUBLISHED = (FILL, AUDIT, DLQ, ALERT, HALT, ALIAS)
 KINDS = ("lost", "repeated", "unbalanced", "state_mismatch")
 HEDGE_KINDS = ("hedged_twice", "hedges_lost")
 """Of the hedger, beside the others."""
+CANARY_KINDS = ("episodes_broken", "webhooks_lost", "webhooks_repeated")
+"""Of the canary, its monitor and the webhooks."""
 BALANCE = ("received", "published", "duplicate", "pending", "dlq", "rerouted")
 GENESIS = "0" * 64
 KEPT_TEXTS = 12
@@ -53,8 +55,8 @@ class Problems:
     texts: list[str] = field(default_factory=list)
 
     def add(self, kind: str, text: str, times: int = 1) -> None:
-        """Count a problem of a kind (one of KINDS and HEDGE_KINDS)."""
-        if kind not in (*KINDS, *HEDGE_KINDS):
+        """Count a problem of a kind (one of KINDS, HEDGE_KINDS and CANARY_KINDS)."""
+        if kind not in (*KINDS, *HEDGE_KINDS, *CANARY_KINDS):
             raise ValueError(kind)
         self.counts[kind] += times
         if len(self.texts) < KEPT_TEXTS:

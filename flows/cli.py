@@ -34,6 +34,10 @@ COMMANDS: dict[str, Command] = {
     "replay": Command("flows.replay", "run a flow from recorded files to files"),
     "topics": Command("flows.topics", "create the topics, or check those that exist", settings=True),
     "hedges": Command("flows.hedges", "show the hedges, and say the manual desk's word on them", settings=True),
+    "canary": Command(
+        "flows.canary_cli", "judge risk snapshots, explain and verify results, test a policy on history, watch alerts", settings=True
+    ),
+    "monitor": Command("flows.monitor", "decide who is told of the canary's alerts, and tell webhooks", settings=True),
     "broker": Command("connectors.kafka_server", "start, stop or look at a one-node Apache Kafka on this machine"),
     "schemas": Command("schemas.export", "write the JSON Schemas and the AsyncAPI document, or check them for drift"),
     "warm": Command("flows.warm", "compile every numba kernel now, so that the first record does not wait for it"),
@@ -99,6 +103,7 @@ def _expected(error: Exception) -> tuple[int, list[str]] | None:
     kinds = (
         ("flows.settings", "SettingsError", EXIT_SETTINGS),
         ("schemas.reference", "ReferenceError", EXIT_SETTINGS),
+        ("schemas.policy", "PolicyError", EXIT_SETTINGS),
         ("connectors.kafka_server", "BrokerUnavailable", EXIT_UNREACHABLE),
         ("connectors.kafka", "BrokerUnreachable", EXIT_UNREACHABLE),
         ("connectors.kafka", "StartupError", EXIT_STARTUP),

@@ -56,6 +56,7 @@ LANES = 4
 FLOW = "execution"
 LEDGER = "ledger.ndjson"
 
+USUAL_SECONDS = 30.0
 MOST_RATE, MOST_SECONDS = 4_000.0, 600.0
 """Above this rate two cores do not keep up, and the embedded broker drops what is not read within 5 MB of a partition."""
 QUOTES_RATE = 100.0
@@ -69,7 +70,12 @@ RECENT_S = 5.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hedgerow demo`."""
-    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="route orders for S seconds, then finish them (30)")
+    parser.add_argument(
+        "--crash", action="store_true", help="a scripted market crash through the dashboard, the canary, its monitor and a webhook"
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="route orders for S seconds, then finish them (30); of a crash: all of it (75)"
+    )
     parser.add_argument("--rate", type=float, default=1_500.0, metavar="N", help="venue reports per second, faulty ones included (1500)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the simulator's seed (1)")
     parser.add_argument("--faults", default="all", metavar="LIST", help="as of `hedgerow simulate`: all, none, or names and groups (all)")
@@ -79,6 +85,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `hedgerow demo`; return 0 when every correctness row holds, 1 when not, 2 for bad arguments, 130 when interrupted."""
+    if args.crash:
+        if args.kafka is not None:
+            print("hedgerow: --crash runs on the embedded broker only, in a time of its own", file=sys.stderr)
+            return 2
+        from flows import crash_demo
+
+        return crash_demo.run(args)
+    args.seconds = USUAL_SECONDS if args.seconds is None else args.seconds
     problem = _bad_arguments(args)
     if problem:
         print(f"hedgerow: {problem}", file=sys.stderr)

@@ -41,6 +41,15 @@ FLOWS: dict[str, tuple[str, tuple[str, ...]]] = {
         "flows.hedger",
         tuple(dict.fromkeys((*registry.HEDGER_INPUTS, *registry.HEDGER_BROADCAST, *registry.HEDGER_OUTPUTS, registry.HEDGER_CHANGELOG))),
     ),
+    "regime": ("flows.regime", (*registry.REGIME_INPUTS, *registry.REGIME_OUTPUTS, registry.REGIME_CHANGELOG)),
+    "canary": (
+        "flows.canary",
+        tuple(dict.fromkeys((*registry.CANARY_INPUTS, *registry.CANARY_BROADCAST, *registry.CANARY_OUTPUTS, registry.CANARY_CHANGELOG))),
+    ),
+    "monitor": (
+        "flows.monitor",
+        tuple(dict.fromkeys((*registry.MONITOR_INPUTS, *registry.MONITOR_OUTPUTS, registry.MONITOR_CHANGELOG))),
+    ),
 }
 """The flows: the module that offers `build(settings) -> Flow`, and the topics that must be there."""
 

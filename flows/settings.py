@@ -64,6 +64,14 @@ def _parse_options(value: object) -> object:
     return value
 
 
+def _parse_paths(value: object) -> object:
+    return tuple(Path(part) for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+
+def _parse_names(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """The settings, checked. Get them from `load_settings`; the environment variable of `name` is HEDGEROW_NAME."""
 
@@ -121,6 +129,15 @@ class Settings(BaseSettings):
         Path(schemas.__path__[0]) / "simulation.toml",
         description="Reference data: venues, accounts, instruments (TOML). Default: the built-in simulator's.",
     )
+    policies: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_parse_paths)] = Field(
+        (),
+        description="Risk policy files (JSON), one profile each: a TOML list, or separated by colons in the environment. Default: the built-in profiles.",
+    )
+    canary_profiles: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_names)] = Field(
+        ("canary-default",),
+        description="Profiles the canary judges accounts under, each a stream of alerts of its own: a TOML list, or separated by commas.",
+    )
+    webhook_targets: Path | None = Field(None, description="Webhooks the monitor's pages go to (TOML). Default: none.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level of what is logged to stderr.")
 
     @field_validator("kafka")

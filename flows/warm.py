@@ -27,7 +27,7 @@ from connectors.child_process import die_with_parent
 from flows.settings import Settings
 from schemas.chunk import Chunk, Records, join, split
 from schemas.reference import Reference, load_reference
-from schemas.registry import EXECUTION_BROADCAST, EXECUTION_INPUTS, HEDGER_BROADCAST, HEDGER_INPUTS
+from schemas.registry import CANARY_INPUTS, EXECUTION_BROADCAST, EXECUTION_INPUTS, HEDGER_BROADCAST, HEDGER_INPUTS
 from schemas.times import rfc3339
 
 _SECOND = 1_000_000_000
@@ -113,6 +113,7 @@ def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed
         hedge_trades()
         hedge_lots()
         hedge_book()
+        canary_accounts()
     compiled, cached = (after - earlier for after, earlier in zip(_tally(), before, strict=True))
     compiled, cached = compiled + beside, cached - beside
     marker = _marker()
@@ -150,6 +151,7 @@ def rest() -> int:
     hedge_ratios()
     hedge_lots()
     hedge_book(decide=False)
+    canary_accounts()
     return _tally()[0] - before
 
 
@@ -322,6 +324,48 @@ def hedge_book(decide: bool = True) -> int:
     begun.apply(_chunk("marketdata.snapshot.v1", 0, quotes, 0, now_ns))
     begun.begin()
     return lane.counters()["hedges_sent"]
+
+
+def canary_accounts() -> int:
+    """Put an account's snapshots and a fill through the canary's own lane, as the runtime does, and restore it; return how many alerts it published.
+
+    Raises AssertionError when the restored lane counts otherwise.
+    """
+    from operators.canary_lane import CanaryLogic, RegimeBoard
+    from schemas.policy import load_policies
+
+    board = RegimeBoard(load_policies())
+    lane = CanaryLogic(0, 1, board)
+    changelog: list[bytes] = []
+    same = {"account": "ACC", "mode": "live", "as_of_ns": _START_NS}
+    exposure = {"underlying": "SPY", "market_value_base": "1", "dollar_delta_base": "1"}
+    option = {"symbol": "SPY", "expiry": "2026-03-20", "strike": "1", "right": "C", "quantity": "1"}
+    payloads = (
+        same | {"net_liquidation": "10", "cushion": "0.5", "daily_pnl": "1"},
+        same | {"stocks": [{"symbol": "SPY", "quantity": "1"}], "options": [option], "portfolio": {"exposure_base": [exposure]}},
+    )
+    records = [(topic, _canary_input(topic, payload)) for topic, payload in zip(CANARY_INPUTS, payloads, strict=False)]
+    records.append((HEDGER_INPUTS[0], _fill("BOOK", "SPY", _START_NS)))
+    while records:
+        topic, value = records.pop(0)
+        for made in lane.process(_chunk(topic, 0, [(b"ACC", value)], len(changelog), _START_NS), _START_NS):
+            records += [(made.topic, one) for one in split(made.data, made.bounds) if made.topic in CANARY_INPUTS]
+        _commit(lane, _START_NS, changelog)
+    restored = CanaryLogic(0, 1, board)
+    restored.restore(enumerate(changelog))
+    counted = [{k: v for k, v in one.counters().items() if k != "evaluations"} for one in (lane, restored)]
+    if counted[0] != counted[1]:
+        raise AssertionError("the canary's lane, restored from its changelog, differs from the lane that wrote it")
+    return lane.counters()["alerts_first"]
+
+
+def _canary_input(topic: str, payload: dict[str, Any]) -> bytes:
+    name = "5c1f7a52-3c8e-5d0a-9b5e-0a4d6c2f1e77"
+    message = {
+        "msg_id": name, "type": topic, "version": "v1", "ts": rfc3339(_START_NS), "ts_ns": _START_NS, "ttl_ms": 60_000, "sender": "agent.warm",
+        "idempotency_key": name, "payload": payload,
+    }  # fmt: skip
+    return json.dumps(message).encode()
 
 
 def _fill(book: str, symbol: str, now_ns: int) -> bytes:

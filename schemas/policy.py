@@ -63,6 +63,7 @@ class Bands(_Group):
     """Edges of the rows (canary §5.1): green ends and yellow ends; upper bounds of green and yellow are exclusive, red is inclusive.
 
     Of breadth green begins above `breadth_green_pct` and red ends below `breadth_red_pct`; of gamma the gap is yellow within ± `gamma_gap_pct`.
+    breadth_min_coverage_pct: share of the members with a close that must have a mean too, for breadth to be ranked.
     """
 
     vix_term_yellow: Number
@@ -88,6 +89,7 @@ class Bands(_Group):
     breadth_red_pct: Number
     breadth_green_pct: Number
     breadth_mean_bars: int
+    breadth_min_coverage_pct: Number
     daily_stale_days: Number
     breadth_stale_hours: Number
 
@@ -159,7 +161,11 @@ class Gates(_Group):
 
 
 class Freshness(_Group):
-    """Ages in days by cluster past which an observation is overdue, and how long a refresh may be in flight (canary §6.4)."""
+    """Ages in days by cluster past which an observation is overdue, and how long a refresh may be in flight (canary §6.4).
+
+    session_*_minute: of the US equity session, minutes of the day in New York. price_fresh_minutes: how long a price is fresh while its venue is open.
+    *_publish_sessions, publish_minutes: a daily observation is due so many sessions after its own, so many minutes after that one's close.
+    """
 
     max_age_vol_days: Number
     max_age_credit_days: Number
@@ -172,6 +178,13 @@ class Freshness(_Group):
     vix3m_carry_minutes: Number
     vix3m_carry_vix_pct: Number
     defects_for_data_quality: int
+    session_open_minute: int
+    session_close_minute: int
+    price_fresh_minutes: Number
+    publish_minutes: Number
+    vvix_publish_sessions: int
+    credit_publish_sessions: int
+    funding_publish_sessions: int
 
 
 class Governor(_Group):

@@ -170,7 +170,7 @@ TOPICS: dict[str, Topic] = {
               senders=("agent.canary",), doc="Inputs of the canary that could not be used."),
         Topic("hedgerow.canary.changelog", "lane", None, cleanup="offset", max_message_bytes=2 * MAX_RECORD_BYTES,
               senders=("agent.canary",), doc="Internal: the canary's state."),
-        Topic("canary.notice.v1", "account", NoticeMessage, columnar=False, senders=("agent.monitor",),
+        Topic("canary.notice.v1", "account", NoticeMessage, retention_ms=90 * DAY_MS, columnar=False, senders=("agent.monitor",),
               doc="The monitor's decisions: who is told, and what changed."),
         Topic("dlq.monitor", "key of the input", MonitorDeadLetterMessage, max_message_bytes=4 * MAX_RECORD_BYTES, columnar=False,
               senders=("agent.monitor",), doc="Alerts the monitor could not use."),
@@ -178,7 +178,7 @@ TOPICS: dict[str, Topic] = {
               senders=("agent.monitor",), doc="Internal: the monitor's state."),
         Topic("canary.state.delivery.v1", "delivery_id", DeliveryMessage, cleanup="compact", columnar=False, senders=("agent.monitor",),
               doc="Deliveries of notices to webhooks: reserved before they are sent, then what became of them."),
-        Topic("dlq.webhook", "account", WebhookDeadLetterMessage, columnar=False, senders=("agent.monitor",),
+        Topic("dlq.webhook", "account", WebhookDeadLetterMessage, retention_ms=90 * DAY_MS, columnar=False, senders=("agent.monitor",),
               doc="Notices no webhook took."),
     )
 }  # fmt: skip
@@ -257,7 +257,8 @@ CANARY_OUTPUTS = ("canary.alert.v1", "canary.state.activity.v1", "dlq.canary", "
 CANARY_CHANGELOG = "hedgerow.canary.changelog"
 
 MONITOR_INPUTS = ("canary.alert.v1",)
-MONITOR_OUTPUTS = ("canary.notice.v1", "dlq.monitor")
+MONITOR_OUTPUTS = ("canary.notice.v1", "dlq.monitor", "canary.alert.v1")
+"""The last: alerts that came to the wrong lane, sent to the right one."""
 MONITOR_CHANGELOG = "hedgerow.monitor.changelog"
 DELIVERY_TOPICS = ("canary.notice.v1", "canary.state.delivery.v1", "dlq.webhook")
 """What the webhook deliverer reads and writes."""

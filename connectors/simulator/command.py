@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from connectors.simulator import crash_command
 from connectors.simulator.faults import FAULTS, GROUPS, parse_faults
 from connectors.simulator.history import SECOND
 from connectors.simulator.messages import ACK, HOLD, QUOTE, REPORT, ROUTE
@@ -64,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="all, none, or names and groups, e.g. all,gap=0.05,bytes=0 (none)",
     )
+    parser.add_argument(
+        "--crash", action="store_true", help="instead: a scripted market crash (indicators, accounts, positions), in S seconds (0: at once)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="PATH", help="with --crash: write it to a file, one JSON line per message, instead of Kafka"
+    )
     rows = [f"  {f.name:<22}{f.group:<11}{f.rate:<9g}{f.unit:<9}{f.doc}" for f in FAULTS.values()]
     parser.epilog = "\n".join(["faults: name, group, rate under `all`, of every, what it does", *rows, "groups: " + ", ".join(GROUPS)])
 
@@ -81,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     Raises BrokerUnavailable (not reachable), TopicsError (topics missing), ReferenceError (bad reference file).
     """
     settings: Settings = args.settings
+    if args.crash:
+        return crash_command.run(args)
     problem = _bad_arguments(args)
     reference = load_reference(settings.reference)
     config = None
@@ -117,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bad_arguments(args: argparse.Namespace) -> str:
+    if args.out is not None:
+        return "--out goes with --crash"
     if args.seconds is not None and not 0 < args.seconds < 1e7:
         return "--seconds must be above 0"
     if args.count is not None and args.count < 1:

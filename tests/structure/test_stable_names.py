@@ -18,7 +18,7 @@ def test_step_ids_are_the_golden_ones() -> None:
 
 
 def test_flows_are_the_golden_ones() -> None:
-    assert list(run.FLOWS) == ["execution", "hedger"]
+    assert list(run.FLOWS) == ["execution", "hedger", "regime", "canary", "monitor"]
 
 
 def test_reason_numbers_are_only_ever_added() -> None:
@@ -47,4 +47,17 @@ def test_exit_codes_are_the_golden_ones() -> None:
 
 
 def test_commands_are_the_golden_ones() -> None:
-    assert list(cli.COMMANDS) == ["demo", "run", "simulate", "replay", "topics", "hedges", "broker", "schemas", "warm", "version"]
+    assert list(cli.COMMANDS) == [
+        "demo",
+        "run",
+        "simulate",
+        "replay",
+        "topics",
+        "hedges",
+        "canary",
+        "monitor",
+        "broker",
+        "schemas",
+        "warm",
+        "version",
+    ]
