@@ -85,7 +85,11 @@ def run(args: argparse.Namespace) -> int:
     if settings.webhook_targets is None:
         print("hedgerow: no webhooks: notices are only published (--targets FILE)", file=sys.stderr)
     else:
-        own = {variable("kafka"): settings.bootstrap, variable("webhook_targets"): str(settings.webhook_targets.absolute())}
+        own = {
+            variable("worker"): DELIVERER,
+            variable("kafka"): settings.bootstrap,
+            variable("webhook_targets"): str(settings.webhook_targets.absolute()),
+        }
         if args.settings_file is not None:
             own[FILE_VARIABLE] = str(args.settings_file.absolute())
         if settings.metrics_port:
