@@ -114,7 +114,6 @@ class CanaryFaults(Faults):
         super().__init__(options, cluster, folder, server)
         self.policies = [_policy(folder, name) for name in PROFILES]
         self.receiver = Receiver(options.seed)
-        self.other_kills: Counter[str] = Counter()
         self._rng = Random(f"canary faults|{options.seed}")
         self._steps = 0
         self.variables = {

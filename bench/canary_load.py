@@ -67,7 +67,9 @@ def regime_payload(profile: str, policy: tuple[str, str], state: int, as_of_ns: 
         "composite": {"verdict": "as the rows say", **counts, "ranked_count": 8, "unranked_count": 0, "cluster_ranked_count": 6, "cluster_unranked_count": 0},
         "lifecycle": {"stage": "quiet", "severity": "observe", "readiness": "ready", "timing": "current", "confidence": "high"},
         "confidence": "high",
-        "source_health": [{"source": c, "status": "ok", "confidence": "high"} for c in CLUSTERS],
+        "source_health": [
+            {"source": c, "status": "ok", "confidence": "high", "fingerprint_stability": "semantic_buckets_only"} for c in CLUSTERS
+        ],
         "fingerprint": key,
     }  # fmt: skip
 
@@ -82,6 +84,7 @@ class Load:
         self._cushion = {account: self._rng.uniform(0.05, 0.7) for account in self.accounts}
         self._gross = {account: self._rng.uniform(4e4, 1.8e5) for account in self.accounts}
         self._delta = {account: self._rng.uniform(-1.4e5, 1.4e5) for account in self.accounts}
+        self._pnl = dict.fromkeys(self.accounts, 0.0)
         self._last_ns = 0
         self._said: dict[tuple[str, str], bytes] = {}
         self._later: deque[tuple[int, Message]] = deque()
@@ -147,11 +150,12 @@ class Load:
         self._last_ns = as_of_ns = max(now_ns, self._last_ns + 1)
         payload: dict[str, Any] = {"account": account, "mode": "live", "as_of_ns": as_of_ns}
         if topic == ACCOUNT:
-            cushion = self._cushion[account] = min(0.9, max(0.02, self._cushion[account] + rng.gauss(0.0, 0.02)))
+            cushion = self._cushion[account] = min(0.9, max(0.02, self._cushion[account] + rng.gauss(0.0, 0.01)))
             gross = self._gross[account] = min(2e5, max(1e4, self._gross[account] + rng.gauss(0.0, 2e3)))
+            pnl = self._pnl[account] = 0.99 * self._pnl[account] + rng.gauss(0.0, 500.0)
             payload |= {
                 "base_currency": "USD", "net_liquidation": "100000", "cushion": f"{cushion:.4f}", "excess_liquidity": f"{cushion * 1e5:.2f}",
-                "gross_position_value": f"{gross:.2f}", "daily_pnl": None if rng.random() < 0.01 else f"{rng.gauss(0.0, 3e3):.2f}",
+                "gross_position_value": f"{gross:.2f}", "daily_pnl": None if rng.random() < 0.002 else f"{pnl:.2f}",
             }  # fmt: skip
         else:
             delta = self._delta[account] = min(1.6e5, max(-1.6e5, self._delta[account] + rng.gauss(0.0, 2e3)))
@@ -166,7 +170,7 @@ class Load:
             ]  # fmt: skip
             payload |= {
                 "stocks": [{"symbol": name, "quantity": "10"} for name in NAMES], "options": [],
-                "portfolio": {"dollar_delta_base": f"{delta:.2f}", "gamma": round(rng.gauss(10.0, 50.0), 3), "greeks_coverage": 0, "greeks_total": 0,
+                "portfolio": {"dollar_delta_base": f"{delta:.2f}", "gamma": round(rng.gauss(10.0, 5.0), 3), "greeks_coverage": 0, "greeks_total": 0,
                               "exposure_base": exposures},
             }  # fmt: skip
         identity = uid(rng)

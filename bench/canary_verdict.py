@@ -18,11 +18,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from operators.canary_lane import CanaryLogic, RegimeBoard
-
 from bench.canary_load import ACCOUNT, FILLS, POSITION, REGIME
 from bench.ledger import Cluster, Record, SimulatorLedger
 from bench.verdict import Verdict, check_open_transactions, say
+from operators.canary_lane import CanaryLogic, RegimeBoard
 from schemas.policy import RiskPolicy, load_policies
 from schemas.registry import CANARY_CHANGELOG, CANARY_INPUTS, CANARY_OUTPUTS, DELIVERY_TOPICS, MONITOR_OUTPUTS
 from state import canary as g
@@ -54,7 +53,7 @@ class Told:
 
 
 def judge(cluster: Cluster, ledger: SimulatorLedger, policies: Sequence[Path], told: Told, processes: int = 2) -> CanaryVerdict:
-    """Compare everything. Raises ReadError when the broker cannot be read."""
+    """Compare everything. processes 0: all in this one. Raises ReadError when the broker cannot be read."""
     begun = time.monotonic()
     verdict = CanaryVerdict()
     n_lanes = len(cluster.places([CANARY_CHANGELOG]))
@@ -215,11 +214,12 @@ def _check_alerts(
         )
         # what the newest snapshots say must be what was said last
         cases.append((account, profile, -1, *final, max(n for n in newest if n) + 1, alerts[-1]["result"]["fingerprint"]["key"], False))
-    parts = [cases[n :: 2 * processes] for n in range(2 * processes)]
-    wrong: list[str] = []
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for found in pool.map(_wrong_keys, parts, [list(policies)] * len(parts)):
-            wrong += found
+    wrong: list[str] = [] if processes else _wrong_keys(cases, policies)
+    if processes:
+        parts = [cases[n :: 2 * processes] for n in range(2 * processes)]
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for found in pool.map(_wrong_keys, parts, [list(policies)] * len(parts)):
+                wrong += found
     for text in wrong:
         verdict.problems.add("lost" if "the last" in text else "state_mismatch", text)
     verdict.fills = len(messages)
@@ -374,23 +374,25 @@ def _check_notices(cluster: Cluster, alerts: Mapping[tuple[str, str], Sequence[J
         broken += 1
         verdict.problems.add("episodes_broken", text)
 
-    episodes: dict[str, list[Json]] = defaultdict(list)
+    scopes: dict[str, list[Json]] = defaultdict(list)
+    episodes: set[str] = set()
+    last: dict[tuple[str, str], Json] = {}
     for _, message in messages:
         payload = message["payload"]
         verdict.notices[payload["reason"]] += 1
-        episodes[payload["episode_id"]].append(payload)
-    last: dict[tuple[str, str], Json] = {}
-    for episode_id, notices in episodes.items():
+        scopes[payload["scope_id"]].append(payload)
+        episodes.add(payload["episode_id"])
+        if payload["kind"] == "portfolio_risk":
+            last[payload["account"], payload["profile"]] = payload
+    for scope, notices in scopes.items():  # occurrences and pages are numbered over the scope
         occurrence = pages = 0
         for notice in notices:
-            if notice["occurrence_seq"] not in (occurrence, occurrence + 1):
-                wrong(f"{episode_id}: occurrence {notice['occurrence_seq']} after {occurrence}")
+            if notice["occurrence_seq"] > occurrence + 1:
+                wrong(f"{scope}: occurrence {notice['occurrence_seq']} after {occurrence}")
             if notice["notify"] and notice["notification_seq"] != pages + 1:
-                wrong(f"{episode_id}: page {notice['notification_seq']} after {pages}")
+                wrong(f"{scope}: page {notice['notification_seq']} after {pages}")
             occurrence = max(occurrence, notice["occurrence_seq"])
-            pages = max(pages, notice["notification_seq"])
-        if notices[-1]["kind"] == "portfolio_risk":
-            last[notices[-1]["account"], notices[-1]["profile"]] = notices[-1]
+            pages = max(pages, notice["notification_seq"] if notice["notify"] else 0)
     for (account, profile), said in alerts.items():
         result = said[-1]["result"]
         burning = result["direction"] not in ("", "data_quality") and result["severity"] in ("act", "urgent")

@@ -203,6 +203,8 @@ class Faults(Driver):
         self.blows: list[Blow] = []
         self.lanes = range(options.partitions)
         self.load = 0.0
+        self.other_kills: Counter[str] = Counter()
+        """Of what is no worker of the flow."""
         self._orders = folder / "orders"
         self._orders.mkdir()
         self._loaded = cluster.places([self.loaded])
@@ -469,7 +471,7 @@ def tell(faults: Faults, steps: Sequence[Step], verdict: Verdict, line: dict[str
     """Print the table and the line; return whether everything was done and nothing was wrong."""
     options = faults.options
     line |= {
-        "kills_seen_by_supervisors": len(faults.count("was ended by SIGKILL")),
+        "kills_seen_by_supervisors": len(faults.count("was ended by SIGKILL")) - faults.other_kills.total(),
         "ended_with_code": dict(sorted(Counter(faults.count(r"ended with code (\d+) after")).items())),
         "rate": options.rate,
         "workers": options.workers,

@@ -6,6 +6,7 @@ The vectors are facts of the reference's rules; the oracle is first held to them
 from __future__ import annotations
 
 import json
+import os
 import random
 from fractions import Fraction
 from typing import Any, get_args
@@ -33,6 +34,9 @@ POLICIES = load_policies()
 DEFAULT, GUARDED = POLICIES["canary-default"], POLICIES["canary-guarded"]
 UNITS, FINGERPRINTS, DECISIONS = golden("units"), golden("fingerprints"), golden("decisions")["decisions"]
 PROFILES = sorted(POLICIES)
+
+DASHBOARDS = 3_000 if os.environ.get("HEDGEROW_NIGHTLY") == "1" else 200
+"""Random snapshots held against the oracle under each profile."""
 
 
 def told(result: CanaryResult) -> Json:
@@ -345,7 +349,7 @@ def compare(snapshot: tuple[Json | None, Json | None, Json | None], policy: Risk
 @pytest.mark.parametrize("profile", PROFILES)
 def test_market_is_that_of_the_oracle(profile: str) -> None:
     rng = random.Random(30)
-    for i in range(1_000):
+    for i in range(DASHBOARDS):
         regime = random_snapshot(rng)[2]
         assert compare_market(regime, POLICIES[profile]) == [], (i, regime)
 
@@ -353,7 +357,7 @@ def test_market_is_that_of_the_oracle(profile: str) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_result_is_that_of_the_oracle(profile: str) -> None:
     rng = random.Random(31)
-    for i in range(1_000):
+    for i in range(DASHBOARDS):
         snapshot = random_snapshot(rng)
         assert compare(snapshot, POLICIES[profile]) == [], (i, snapshot)
 
@@ -363,7 +367,7 @@ def test_health_is_that_of_the_oracle_at_any_hour(profile: str) -> None:
     """Weekdays from 04:00 to 16:00 in New York have the short age, all other hours the long one; a weekend also closes the tape."""
     rng = random.Random(32)
     hour = 3_600 * 10**9
-    for _ in range(150):
+    for _ in range(DASHBOARDS // 5):
         snapshot = random_snapshot(rng)
         for source in snapshot:
             if source is not None and source.get("as_of"):
@@ -375,7 +379,7 @@ def test_health_is_that_of_the_oracle_at_any_hour(profile: str) -> None:
 def test_replayed_values_give_the_oracles_result() -> None:
     """L17: bands made anew from raw values, then judged."""
     rng = random.Random(33)
-    for _ in range(150):
+    for _ in range(DASHBOARDS // 5):
         account, positions, _ = random_snapshot(rng)
         regime = {name: {k: v for k, v in random_row(rng, name, 0.5).items() if k != "band"} for name in oracle.ROWS}
         for policy in POLICIES.values():
