@@ -59,6 +59,8 @@ _DIGEST_BYTES = 16
 _PRUNE_NS = 3_600_000_000_000
 _COMMIT_NS = 5_000_000_000
 """Offsets of notices that page nobody are committed so often."""
+_TELL_NS = 10_000_000_000
+"""The health of targets is logged when it changed, at most so often."""
 _POLL_S = 0.05
 _KAFKA_S = 30.0
 _SECOND_NS = 1_000_000_000
@@ -742,7 +744,7 @@ def _serve(
     journal: Journal, sender: Sender, deliverer: Deliverer, clock: Callable[[], int], asked: Callable[[], bool], fault: Fault
 ) -> None:
     health: dict[str, Health] = {}
-    pruned_ns = committed_ns = 0
+    pruned_ns = committed_ns = told_ns = 0
     while True:
         stop = asked()
         if stop and not deliverer.sending:
@@ -767,8 +769,8 @@ def _serve(
             fault("before_send")
         for one in started:
             sender.submit(one, deliverer.rules_of(one.body["data"]["profile"]).timeout_s)
-        if deliverer.health() != health:
-            health = deliverer.health()
+        if now_ns - told_ns >= _TELL_NS and deliverer.health() != health:
+            health, told_ns = deliverer.health(), now_ns
             log.log(logging.INFO if set(health.values()) <= {"healthy"} else logging.WARNING, "webhooks: %s", health)
     if journal.moved:
         journal.write(*deliverer.take_changed())
