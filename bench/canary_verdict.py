@@ -10,8 +10,8 @@ import json
 import multiprocessing
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.canary_load import ACCOUNT, FILLS, POSITION, REGIME
-from bench.ledger import Cluster, Record, SimulatorLedger
-from bench.verdict import Verdict, check_open_transactions, say
+from bench.ledger import Cluster, Sent, SimulatorLedger
+from bench.oracle import lane_of
+from bench.verdict import Problems, Verdict, check_open_transactions, say
 from operators.canary_lane import CanaryLogic, RegimeBoard
-from schemas.policy import RiskPolicy, load_policies
+from schemas.policy import load_policies
 from schemas.registry import CANARY_CHANGELOG, CANARY_INPUTS, CANARY_OUTPUTS, DELIVERY_TOPICS, MONITOR_OUTPUTS
 from state import canary as g
 
@@ -52,188 +53,238 @@ class Told:
     requests: Sequence[tuple[float, str, bool, int]]
 
 
-def judge(cluster: Cluster, ledger: SimulatorLedger, policies: Sequence[Path], told: Told, processes: int = 2) -> CanaryVerdict:
-    """Compare everything. processes 0: all in this one. Raises ReadError when the broker cannot be read."""
+@dataclass(frozen=True)
+class LaneTask:
+    """What the judge of one lane is given. sent: topic → offset → message, of this lane; spoiled: SHA-256 → reason, of all lanes; regimes: by
+    profile and `as_of_ns`."""
+
+    cluster: Cluster
+    lane: int
+    n_lanes: int
+    policies: tuple[Path, ...]
+    sent: Mapping[str, Mapping[int, Sent]]
+    spoiled: Mapping[bytes, str]
+    regimes: Mapping[tuple[str, int], Json]
+
+
+@dataclass
+class LaneVerdict:
+    """What a lane's judge found. Only what can be added up leaves it: a lane may hold millions of records."""
+
+    lane: int
+    problems: Problems = field(default_factory=Problems)
+    inputs: int = 0
+    as_sent: int = 0
+    compared: int = 0
+    differ: int = 0
+    streams: int = 0
+    accounts: int = 0
+    fills: set[str] = field(default_factory=set)
+    told_fills: int = 0
+    balance: Counter[str] = field(default_factory=Counter)
+    alerts: Counter[str] = field(default_factory=Counter)
+    spoiled: Counter[tuple[str, str]] = field(default_factory=Counter)
+    burning: list[tuple[str, str, str]] = field(default_factory=list)
+    """(account, profile, direction/severity) of the accounts that are at act or worse at the end."""
+
+
+def judge(cluster: Cluster, ledger: SimulatorLedger, policies: Sequence[Path], told: Told | None, processes: int = 2) -> CanaryVerdict:
+    """Compare everything. told None: what the receiver heard is not known. processes 0: all in this one. Raises ReadError when the broker cannot be read."""
     begun = time.monotonic()
     verdict = CanaryVerdict()
     n_lanes = len(cluster.places([CANARY_CHANGELOG]))
     check_open_transactions(cluster, (*CANARY_INPUTS, *CANARY_OUTPUTS, *MONITOR_OUTPUTS, *DELIVERY_TOPICS, CANARY_CHANGELOG), verdict)
-    inputs = {topic: _read(cluster, topic) for topic in CANARY_INPUTS}
-    verdict.inputs = sum(len(there) for lanes in inputs.values() for there in lanes.values())
-    _check_sent(ledger, inputs, verdict)
-    spoiled = {sent.sha256 for there in ledger.sent.values() for sent in there.values() if sent.fault.startswith("spoiled:")}
-    _check_letters(cluster, ledger, inputs, verdict)
-    alerts = _check_alerts(cluster, inputs, policies, spoiled, verdict, processes)
-    _check_state(cluster, policies, inputs, spoiled, n_lanes, verdict)
-    _check_activity(inputs, verdict)
-    notices = _check_notices(cluster, alerts, verdict)
-    _check_webhooks(cluster, notices, told, verdict)
-    verdict.seconds = time.monotonic() - begun
-    return verdict
-
-
-def _read(cluster: Cluster, topic: str) -> dict[int, list[Record]]:
-    found: dict[int, list[Record]] = defaultdict(list)
-    for (_, lane), record in cluster.read(cluster.places([topic])):
-        found[lane].append(record)
-    return found
-
-
-def _messages(lanes: Mapping[int, Sequence[Record]]) -> list[tuple[int, Json]]:
-    return [(lane, json.loads(record.value)) for lane in sorted(lanes) for record in lanes[lane]]
-
-
-def _unique(topic: str, messages: Sequence[tuple[int, Json]], verdict: Verdict) -> None:
-    counts = Counter(message["msg_id"] for _, message in messages)
-    twice = sum(count - 1 for count in counts.values())
-    if twice:
-        verdict.problems.add("repeated", f"{topic}: {twice} records are there twice", twice)
-    verdict.checks.append((f"msg_id twice in {topic}", f"{twice} of {len(counts):,}", not twice))
-
-
-def _check_sent(ledger: SimulatorLedger, inputs: Mapping[str, Mapping[int, Sequence[Record]]], verdict: Verdict) -> None:
-    """What Kafka acknowledged is there as it was sent."""
     if ledger.undelivered:
         verdict.problems.add("lost", f"{ledger.undelivered} messages could not be delivered to Kafka", ledger.undelivered)
-    wrong, seen = 0, 0
-    for topic in (ACCOUNT, POSITION, FILLS):
-        for lane, there in inputs[topic].items():
-            by_offset = {record.offset: sha256(record.value).digest() for record in there}
-            sent = ledger.sent.get((topic, lane), {})
-            seen += len(sent)
-            wrong += sum(by_offset.get(offset) != one.sha256 for offset, one in sent.items())
-    if wrong:
-        verdict.problems.add("lost", f"{wrong} inputs are not as they were sent", wrong)
-    verdict.checks.append(("inputs as sent", f"{seen:,}", not wrong))
-
-
-def _check_letters(
-    cluster: Cluster, ledger: SimulatorLedger, inputs: Mapping[str, Mapping[int, Sequence[Record]]], verdict: Verdict
-) -> None:
-    """The dead letters are what was spoiled on purpose, each once, with its reason."""
-    expected: Counter[tuple[str, str]] = Counter()
     spoiled = {
         one.sha256: one.fault.removeprefix("spoiled:")
         for there in ledger.sent.values()
         for one in there.values()
         if one.fault.startswith("spoiled:")
     }
-    for topic in (ACCOUNT, POSITION):
-        for there in inputs[topic].values():
-            for record in there:
-                reason = spoiled.get(sha256(record.value).digest())
-                if reason is not None:
-                    expected[topic, reason] += 1
-    messages = _messages(_read(cluster, LETTERS))
-    _unique(LETTERS, messages, verdict)
-    found = Counter((m["payload"]["source"]["topic"], m["payload"]["reason"]) for _, m in messages)
-    places = Counter(
-        (m["payload"]["source"]["topic"], m["payload"]["source"]["partition"], m["payload"]["source"]["offset"]) for _, m in messages
-    )
-    twice = sum(n - 1 for n in places.values())
+    regimes = {(m["payload"]["profile"], m["payload"]["as_of_ns"]): m["payload"] for _, m in _messages(cluster, REGIME)}
+    tasks = [
+        LaneTask(cluster, lane, n_lanes, tuple(policies), ledger.of_lane(CANARY_INPUTS, lane), spoiled, regimes) for lane in range(n_lanes)
+    ]
+    found = []
+    for lane in _each(tasks, processes):
+        say(f"lane {lane.lane}: {lane.inputs:,} inputs, {lane.compared:,} alerts compared, {lane.problems.counts.total()} problems")
+        found.append(lane)
+    _sum_up(verdict, found)
+    _check_letters(cluster, found, verdict)
+    _unique(ACTIVITY, (message for _, message in _messages(cluster, ACTIVITY)), verdict)
+    pages = _check_notices(cluster, found, verdict)
+    _check_webhooks(cluster, pages, told, verdict)
+    verdict.seconds = time.monotonic() - begun
+    return verdict
+
+
+def _each(tasks: Sequence[LaneTask], processes: int) -> Iterator[LaneVerdict]:
+    """Judge the lanes, so many at a time."""
+    if not processes:
+        yield from map(judge_lane, tasks)
+        return
+    # spawn: a forked child would share this process's Kafka clients
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(judge_lane, task) for task in tasks]):
+            yield done.result()
+
+
+def _messages(cluster: Cluster, topic: str, lane: int | None = None) -> Iterator[tuple[int, Json]]:
+    """Yield (partition, message) of a topic, or of one partition of it."""
+    places = cluster.places([topic]) if lane is None else [(topic, lane)]
+    for (_, partition), record in cluster.read(places):
+        yield partition, json.loads(record.value)
+
+
+def _unique(topic: str, messages: Iterable[Json], verdict: Verdict) -> list[Json]:
+    """Return the messages' payloads, seeing to it that no msg_id is there twice."""
+    counts: Counter[str] = Counter()
+    payloads = []
+    for message in messages:
+        counts[message["msg_id"]] += 1
+        payloads.append(message["payload"])
+    twice = len(payloads) - len(counts)
     if twice:
-        verdict.problems.add("repeated", f"{twice} inputs are in the DLQ twice", twice)
-    for what, n in (expected - found).items():
-        verdict.problems.add("lost", f"{n} spoiled inputs {what} are not in the DLQ", n)
-    for what, n in (found - expected).items():
-        verdict.problems.add("state_mismatch", f"{n} dead letters {what} of what was not spoiled so", n)
-    verdict.checks.append(("dead letters: what was spoiled, each once", f"{found.total():,}", found == expected and not twice))
+        verdict.problems.add("repeated", f"{topic}: {twice} records are there twice", twice)
+    verdict.checks.append((f"msg_id twice in {topic}", f"{twice} of {len(counts):,}", not twice))
+    return payloads
 
 
-# ---- alerts ---------------------------------------------------------------------------------------------------------------------
+def _sum_up(verdict: CanaryVerdict, found: Sequence[LaneVerdict]) -> None:
+    for one in found:
+        verdict.problems.merge(one.problems)
+        verdict.inputs += one.inputs
+        verdict.balance += one.balance
+        verdict.alerts += one.alerts
+    problems = verdict.problems.counts
+    fills = len(set().union(*(one.fills for one in found)))
+    told = sum(one.told_fills for one in found)
+    if told != fills:
+        verdict.problems.add(
+            "lost" if told < fills else "repeated", f"{told} fills reached accounts, there were {fills}", abs(told - fills)
+        )
+    alerts, differ = verdict.alerts.total(), sum(one.differ for one in found)
+    verdict.fills = alerts
+    verdict.checks += [
+        ("inputs as sent", f"{sum(one.as_sent for one in found):,}", not problems["lost"]),
+        ("alerts of an account and profile count from 1, none repeats", f"{alerts:,} of {sum(one.streams for one in found):,} streams",
+         not problems["lost"] and not problems["repeated"]),
+        ("alerts equal to the oracle's on what they name, the last on the newest", f"{sum(one.compared for one in found):,} compared, {differ} differ", not differ),
+        ("balance of every lane", f"{verdict.balance['received']:,} received", not problems["unbalanced"]),
+        ("accounts restored as said last", f"{sum(one.accounts for one in found):,}", not problems["state_mismatch"]),
+        ("fills told to their accounts' lanes", f"{told:,} of {fills:,}", told == fills),
+    ]  # fmt: skip
 
 
-def _snapshots(inputs: Mapping[int, Sequence[Record]], spoiled: set[bytes]) -> dict[str, dict[int, Json]]:
-    """Return account → as_of_ns → snapshot, of all that can be used."""
-    found: dict[str, dict[int, Json]] = defaultdict(dict)
-    for there in inputs.values():
-        for record in there:
-            if sha256(record.value).digest() in spoiled:
-                continue
-            payload = json.loads(record.value)["payload"]
-            found[payload["account"]][payload["as_of_ns"]] = payload
-    return found
+# ---- one lane -------------------------------------------------------------------------------------------------------------------
 
 
-def _check_alerts(
-    cluster: Cluster, inputs: Mapping[str, Mapping[int, Sequence[Record]]], policies: Sequence[Path], spoiled: set[bytes], verdict: CanaryVerdict,
-    processes: int,
-) -> dict[tuple[str, str], list[Json]]:  # fmt: skip
-    """Every stream of alerts counts from 1 without a hole, every alert is the oracle's on the snapshots it names, the last one rests on the last ones."""
-    messages = _messages(_read(cluster, ALERTS))
-    _unique(ALERTS, messages, verdict)
+def judge_lane(task: LaneTask) -> LaneVerdict:
+    """Judge one lane. Of its inputs only those are kept that an alert names, and the newest of each account."""
+    verdict = LaneVerdict(task.lane)
     streams: dict[tuple[str, str], list[Json]] = defaultdict(list)
-    for _, message in messages:
+    named: set[tuple[str, str, int]] = set()
+    for _, message in _messages(task.cluster, ALERTS, task.lane):
         payload = message["payload"]
+        at = payload["result"]["source_as_of_ns"]
         verdict.alerts[payload["reason"]] += 1
-        streams[payload["account"], payload["result"]["policy"]].append(payload)
-    accounts, positions = _snapshots(inputs[ACCOUNT], spoiled), _snapshots(inputs[POSITION], spoiled)
-    regimes = {(m["payload"]["profile"], m["payload"]["as_of_ns"]): m["payload"] for _, m in _messages(_read(cluster, REGIME))}
-    last_regime: dict[str, int] = {}
-    for profile, as_of_ns in regimes:
-        last_regime[profile] = max(as_of_ns, last_regime.get(profile, 0))
-    holes = same = stale = 0
+        named |= {(topic, payload["account"], at[name]) for topic, name in ((ACCOUNT, "account"), (POSITION, "positions")) if at[name]}
+        result = payload["result"]
+        kept = {name: result[name] for name in ("direction", "severity", "source_as_of_ns", "as_of_ns")}
+        streams[payload["account"], result["policy"]].append(
+            {"seq": payload["seq"], "reason": payload["reason"], "key": result["fingerprint"]["key"], **kept}
+        )
+    snapshots, newest, received = _read_inputs(task, named, verdict)
+    cases = _check_streams(task, streams, snapshots, newest, verdict)
+    for text in _wrong_keys(cases, task.policies):
+        verdict.differ += 1
+        verdict.problems.add("lost" if "the last" in text else "state_mismatch", text)
+    verdict.compared, verdict.streams = len(cases), len(streams)
+    _check_state(task, newest, received, verdict)
+    return verdict
+
+
+def _read_inputs(
+    task: LaneTask, named: set[tuple[str, str, int]], verdict: LaneVerdict
+) -> tuple[dict[tuple[str, str, int], Json], dict[tuple[str, str], Json], int]:
+    """Return (the snapshots alerts name, the newest of each kind and account, how many inputs there are)."""
+    snapshots: dict[tuple[str, str, int], Json] = {}
+    newest: dict[tuple[str, str], tuple[int, bytes]] = {}
+    received = 0
+    for topic in CANARY_INPUTS:
+        sent, wrong = task.sent.get(topic, {}), 0
+        left = len(sent)
+        for _, record in task.cluster.read([(topic, task.lane)]):
+            received += 1
+            digest = sha256(record.value).digest()
+            told = sent.get(record.offset)
+            if told is not None:
+                left -= 1
+                verdict.as_sent += 1
+                wrong += told.sha256 != digest
+            if topic == FILLS:
+                verdict.fills.add(_between(record.value, b'"fill_id":"', b'"').decode())
+            elif topic == ACTIVITY:
+                verdict.told_fills += json.loads(record.value)["payload"]["fills"]
+            elif topic in (ACCOUNT, POSITION):
+                reason = task.spoiled.get(digest)
+                if reason is not None:
+                    verdict.spoiled[topic, reason] += 1
+                    continue
+                account, as_of_ns = _between(record.value, b'"account":"', b'"').decode(), int(_between(record.value, b'"as_of_ns":', b","))
+                if lane_of(account, task.n_lanes) != task.lane:
+                    continue  # sent on to its own lane, and met there
+                if (topic, account, as_of_ns) in named:
+                    snapshots[topic, account, as_of_ns] = json.loads(record.value)["payload"]
+                if as_of_ns >= newest.get((topic, account), (0, b""))[0]:
+                    newest[topic, account] = as_of_ns, record.value
+        if wrong or left:
+            verdict.problems.add("lost", f"{topic}[{task.lane}]: {wrong + left} inputs are not there as they were sent", wrong + left)
+    verdict.inputs = received
+    return snapshots, {name: json.loads(value)["payload"] for name, (_, value) in newest.items()}, received
+
+
+def _between(text: bytes, begin: bytes, end: bytes) -> bytes:
+    at = text.index(begin) + len(begin)
+    return text[at : text.index(end, at)]
+
+
+def _check_streams(
+    task: LaneTask, streams: Mapping[tuple[str, str], Sequence[Json]], snapshots: Mapping[tuple[str, str, int], Json],
+    newest: Mapping[tuple[str, str], Json], verdict: LaneVerdict,
+) -> list[tuple[Any, ...]]:  # fmt: skip
+    """Every stream counts from 1 and none repeats what it said; return what the oracle must find the same of."""
+    problems = verdict.problems
+    last_regime = {profile: max(at for name, at in task.regimes if name == profile) for profile in {name for name, _ in task.regimes}}
+    for account in {account for _, account in newest}:
+        for profile in last_regime:
+            if (account, profile) not in streams:
+                problems.add("lost", f"{account} under {profile}: no alert at all")
     cases: list[tuple[Any, ...]] = []
-    known = {**dict.fromkeys(accounts), **dict.fromkeys(positions)}
-    loaded = load_policies(policies)
-    for account in known:
-        for profile in loaded:
-            if profile in last_regime and (account, profile) not in streams:
-                verdict.problems.add("lost", f"{account} under {profile}: no alert at all")
     for (account, profile), alerts in streams.items():
         seqs = [alert["seq"] for alert in alerts]
         if seqs != list(range(1, len(seqs) + 1)):
-            holes += 1
-            twice = len(seqs) - len(set(seqs))
-            kind = "repeated" if twice else "lost"
-            verdict.problems.add(kind, f"{account} under {profile}: alerts {seqs[:20]}")
+            problems.add("repeated" if len(seqs) > len(set(seqs)) else "lost", f"{account} under {profile}: alerts {seqs[:20]}")
         for before, after in pairwise(alerts):
-            if after["reason"] == "changed" and before["result"]["fingerprint"] == after["result"]["fingerprint"]:
-                same += 1
-                verdict.problems.add("repeated", f"{account} under {profile}: alert {after['seq']} says what the one before said")
+            if after["reason"] == "changed" and before["key"] == after["key"]:
+                problems.add("repeated", f"{account} under {profile}: alert {after['seq']} says what the one before said")
         for alert in alerts:
-            at = alert["result"]["source_as_of_ns"]
-            named = (
-                accounts.get(account, {}).get(at["account"]),
-                positions.get(account, {}).get(at["positions"]),
-                regimes.get((profile, at["regime"])),
-            )
-            if any(
-                one is None and when is not None for one, when in zip(named, (at["account"], at["positions"], at["regime"]), strict=True)
-            ):
-                verdict.problems.add(
-                    "state_mismatch", f"{account} under {profile}: alert {alert['seq']} rests on snapshots nobody sent: {at}"
-                )
+            at = alert["source_as_of_ns"]
+            rests_on = (
+                snapshots.get((ACCOUNT, account, at["account"])), snapshots.get((POSITION, account, at["positions"])),
+                task.regimes.get((profile, at["regime"])),
+            )  # fmt: skip
+            if any(one is None and at[name] is not None for one, name in zip(rests_on, ("account", "positions", "regime"), strict=True)):
+                problems.add("state_mismatch", f"{account} under {profile}: alert {alert['seq']} rests on snapshots nobody sent: {at}")
                 continue
-            cases.append((account, profile, alert["seq"], *named, alert["result"]["as_of_ns"], alert["result"]["fingerprint"]["key"], True))
-        newest = (max(accounts.get(account, {}), default=None), max(positions.get(account, {}), default=None), last_regime.get(profile))
-        final = (
-            accounts.get(account, {}).get(newest[0]) if newest[0] else None,
-            positions.get(account, {}).get(newest[1]) if newest[1] else None,
-            regimes.get((profile, newest[2])) if newest[2] else None,
-        )
+            cases.append((account, profile, alert["seq"], *rests_on, alert["as_of_ns"], alert["key"]))
         # what the newest snapshots say must be what was said last
-        cases.append((account, profile, -1, *final, max(n for n in newest if n) + 1, alerts[-1]["result"]["fingerprint"]["key"], False))
-    wrong: list[str] = [] if processes else _wrong_keys(cases, policies)
-    if processes:
-        parts = [cases[n :: 2 * processes] for n in range(2 * processes)]
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for found in pool.map(_wrong_keys, parts, [list(policies)] * len(parts)):
-                wrong += found
-    for text in wrong:
-        verdict.problems.add("lost" if "the last" in text else "state_mismatch", text)
-    verdict.fills = len(messages)
-    verdict.checks += [
-        ("alerts of an account and profile count from 1", f"{len(messages):,} of {len(streams):,} streams, {holes} with holes", not holes),
-        ("alerts that repeat the one before", f"{same}", not same),
-        (
-            "alerts equal to the oracle's on what they name, the last ones on the newest",
-            f"{len(cases):,} compared, {len(wrong)} differ",
-            not wrong and not stale,
-        ),
-    ]
-    say(f"{len(messages):,} alerts of {len(streams):,} streams compared, {len(wrong)} differ")
-    return streams
+        final = (newest.get((ACCOUNT, account)), newest.get((POSITION, account)), task.regimes[profile, last_regime[profile]])
+        cases.append((account, profile, -1, *final, max(one["as_of_ns"] for one in final if one) + 1, alerts[-1]["key"]))
+        if alerts[-1]["direction"] not in ("", "data_quality") and alerts[-1]["severity"] in ("act", "urgent"):
+            verdict.burning.append((account, profile, f"{alerts[-1]['direction']}/{alerts[-1]['severity']}"))
+    return cases
 
 
 def _plain(payload: Json | None) -> Json | None:
@@ -288,7 +339,7 @@ def _wrong_keys(cases: Sequence[tuple[Any, ...]], policies: Sequence[Path]) -> l
 
     loaded = load_policies(policies)
     wrong = []
-    for account, profile, seq, facts, positions, regime, at_ns, key, _ in cases:
+    for account, profile, seq, facts, positions, regime, at_ns, key in cases:
         result = canary_oracle.evaluate(_plain(facts), _plain(positions), _regime(regime), loaded[profile], at_ns)
         expected = canary_oracle.key_of(canary_oracle.project_canary(result))
         if expected != key:
@@ -299,74 +350,55 @@ def _wrong_keys(cases: Sequence[tuple[Any, ...]], policies: Sequence[Path]) -> l
     return wrong
 
 
-# ---- state and balance ----------------------------------------------------------------------------------------------------------
-
-
-def _check_state(
-    cluster: Cluster, policies: Sequence[Path], inputs: Mapping[str, Mapping[int, Sequence[Record]]], spoiled: set[bytes], n_lanes: int,
-    verdict: CanaryVerdict,
-) -> None:  # fmt: skip
-    """The changelog restores to the newest snapshots of every account, every lane's counts balance, and its offsets are the topics'."""
-    loaded: dict[str, RiskPolicy] = load_policies(policies)
-    accounts, positions = _snapshots(inputs[ACCOUNT], spoiled), _snapshots(inputs[POSITION], spoiled)
-    differ = compared = 0
-    for lane in range(n_lanes):
-        logic = CanaryLogic(lane, n_lanes, RegimeBoard(loaded))
-        logic.restore([(record.offset, record.value) for record in cluster.read_lane([CANARY_CHANGELOG], lane)[CANARY_CHANGELOG]])
-        counters = logic.counters()
-        for name in g.BALANCE[: g.S_FORWARDED + 1]:
-            verdict.balance[name] += counters[name]
-        received = sum(len(inputs[topic].get(lane, ())) for topic in CANARY_INPUTS)
-        if counters["balance_mismatch"] or counters["received"] != received:
-            verdict.problems.add(
-                "unbalanced", f"lane {lane}: received {counters['received']} of {received}, mismatch {counters['balance_mismatch']}"
-            )
-        for account in list(accounts):
-            try:
-                facts = logic.account_state(account)["facts"]
-            except KeyError:
-                continue
-            newest = accounts[account][max(accounts[account])]
-            compared += 1
-            for name in STATE_FIELDS:
-                said, kept = newest.get(name), float(facts[name])
-                if (said is None) != (kept != kept) or (said is not None and abs(float(said) - kept) > 1e-9 * max(1.0, abs(kept))):
-                    differ += 1
-                    verdict.problems.add("state_mismatch", f"{account}: {name} is kept as {kept}, said last as {said}")
-            if positions.get(account) and int(facts["positions_ns"]) != max(positions[account]):
-                differ += 1
-                verdict.problems.add(
-                    "state_mismatch", f"{account}: positions are of {facts['positions_ns']}, the newest of {max(positions[account])}"
-                )
-    if compared != len(accounts):
-        verdict.problems.add("state_mismatch", f"{compared} accounts are kept, {len(accounts)} were told of", abs(compared - len(accounts)))
-    unbalanced = verdict.problems.counts["unbalanced"]
-    verdict.checks += [
-        ("balance of every lane", f"{verdict.balance['received']:,} received", not unbalanced),
-        ("accounts restored as said last", f"{compared:,}", not differ and compared == len(accounts)),
-    ]
-
-
-def _check_activity(inputs: Mapping[str, Mapping[int, Sequence[Record]]], verdict: CanaryVerdict) -> None:
-    """Every fill reached its account's lane once."""
-    sent = {json.loads(record.value)["payload"]["fill_id"] for there in inputs[FILLS].values() for record in there}
-    messages = _messages(inputs[ACTIVITY])
-    _unique(ACTIVITY, messages, verdict)
-    told = sum(message["payload"]["fills"] for _, message in messages)
-    if told != len(sent):
-        verdict.problems.add(
-            "lost" if told < len(sent) else "repeated", f"{told} fills reached accounts, there were {len(sent)}", abs(told - len(sent))
+def _check_state(task: LaneTask, newest: Mapping[tuple[str, str], Json], received: int, verdict: LaneVerdict) -> None:
+    """The changelog restores to the newest snapshots of every account, and the lane's counts balance."""
+    problems = verdict.problems
+    logic = CanaryLogic(task.lane, task.n_lanes, RegimeBoard(load_policies(task.policies)))
+    logic.restore((record.offset, record.value) for _, record in task.cluster.read([(CANARY_CHANGELOG, task.lane)]))
+    counters = logic.counters()
+    verdict.balance += Counter({name: counters[name] for name in g.BALANCE[: g.S_FORWARDED + 1]})
+    if counters["balance_mismatch"] or counters["received"] != received:
+        problems.add(
+            "unbalanced", f"lane {task.lane}: received {counters['received']} of {received}, mismatch {counters['balance_mismatch']}"
         )
-    verdict.checks.append(("fills told to their accounts' lanes", f"{told:,} of {len(sent):,}", told == len(sent)))
+    for account in sorted({account for _, account in newest}):
+        verdict.accounts += 1
+        try:
+            facts = logic.account_state(account)["facts"]
+        except KeyError:
+            problems.add("state_mismatch", f"{account} is not kept")
+            continue
+        said = newest.get((ACCOUNT, account), {})
+        for name in STATE_FIELDS:
+            wanted, kept = said.get(name), float(facts[name])
+            if (wanted is None) != (kept != kept) or (wanted is not None and abs(float(wanted) - kept) > 1e-9 * max(1.0, abs(kept))):
+                problems.add("state_mismatch", f"{account}: {name} is kept as {kept}, said last as {wanted}")
+        positions_ns = newest.get((POSITION, account), {}).get("as_of_ns", 0)
+        if int(facts["positions_ns"]) != positions_ns:
+            problems.add("state_mismatch", f"{account}: positions are of {facts['positions_ns']}, the newest of {positions_ns}")
 
 
-# ---- notices and webhooks -------------------------------------------------------------------------------------------------------
+# ---- all lanes ------------------------------------------------------------------------------------------------------------------
 
 
-def _check_notices(cluster: Cluster, alerts: Mapping[tuple[str, str], Sequence[Json]], verdict: CanaryVerdict) -> list[Json]:
-    """Episodes have no holes: pages and occurrences count on by one, nothing is told twice, and what burns at the end is open."""
-    messages = _messages(_read(cluster, NOTICES))
-    _unique(NOTICES, messages, verdict)
+def _check_letters(cluster: Cluster, lanes: Sequence[LaneVerdict], verdict: CanaryVerdict) -> None:
+    """The dead letters are what was spoiled on purpose, each once, with its reason."""
+    expected: Counter[tuple[str, str]] = sum((one.spoiled for one in lanes), Counter())
+    letters = _unique(LETTERS, (message for _, message in _messages(cluster, LETTERS)), verdict)
+    found = Counter((one["source"]["topic"], one["reason"]) for one in letters)
+    places = Counter((one["source"]["topic"], one["source"]["partition"], one["source"]["offset"]) for one in letters)
+    twice = len(letters) - len(places)
+    if twice:
+        verdict.problems.add("repeated", f"{twice} inputs are in the DLQ twice", twice)
+    for what, n in (expected - found).items():
+        verdict.problems.add("lost", f"{n} spoiled inputs {what} are not in the DLQ", n)
+    for what, n in (found - expected).items():
+        verdict.problems.add("state_mismatch", f"{n} dead letters {what} of what was not spoiled so", n)
+    verdict.checks.append(("dead letters: what was spoiled, each once", f"{found.total():,}", found == expected and not twice))
+
+
+def _check_notices(cluster: Cluster, lanes: Sequence[LaneVerdict], verdict: CanaryVerdict) -> set[tuple[Any, ...]]:
+    """Episodes have no holes: pages and occurrences count on by one, nothing is told twice, and what burns at the end is open. Return the pages."""
     broken = 0
 
     def wrong(text: str) -> None:
@@ -374,51 +406,51 @@ def _check_notices(cluster: Cluster, alerts: Mapping[tuple[str, str], Sequence[J
         broken += 1
         verdict.problems.add("episodes_broken", text)
 
-    scopes: dict[str, list[Json]] = defaultdict(list)
-    episodes: set[str] = set()
-    last: dict[tuple[str, str], Json] = {}
-    for _, message in messages:
-        payload = message["payload"]
-        verdict.notices[payload["reason"]] += 1
-        scopes[payload["scope_id"]].append(payload)
-        episodes.add(payload["episode_id"])
-        if payload["kind"] == "portfolio_risk":
-            last[payload["account"], payload["profile"]] = payload
-    for scope, notices in scopes.items():  # occurrences and pages are numbered over the scope
-        occurrence = pages = 0
-        for notice in notices:
-            if notice["occurrence_seq"] > occurrence + 1:
-                wrong(f"{scope}: occurrence {notice['occurrence_seq']} after {occurrence}")
-            if notice["notify"] and notice["notification_seq"] != pages + 1:
-                wrong(f"{scope}: page {notice['notification_seq']} after {pages}")
-            occurrence = max(occurrence, notice["occurrence_seq"])
-            pages = max(pages, notice["notification_seq"] if notice["notify"] else 0)
-    for (account, profile), said in alerts.items():
-        result = said[-1]["result"]
-        burning = result["direction"] not in ("", "data_quality") and result["severity"] in ("act", "urgent")
-        notice = last.get((account, profile))
-        if burning and (notice is None or notice["episode_state"] == "recovered"):
-            wrong(f"{account} under {profile}: {result['direction']}/{result['severity']} at the end, and no episode is open")
+    seen: dict[str, tuple[int, int]] = {}
+    last: dict[tuple[str, str], str] = {}
+    episodes, ids, pages, count = set(), set(), set(), 0
+    for _, message in _messages(cluster, NOTICES):
+        notice = message["payload"]
+        count += 1
+        ids.add(message["msg_id"])
+        episodes.add(notice["episode_id"])
+        verdict.notices[notice["reason"]] += 1
+        # occurrences and pages are numbered over the scope
+        occurrence, page = seen.get(notice["scope_id"], (0, 0))
+        if notice["occurrence_seq"] > occurrence + 1:
+            wrong(f"{notice['scope_id']}: occurrence {notice['occurrence_seq']} after {occurrence}")
+        if notice["notify"]:
+            pages.add((notice["account"], notice["episode_id"], notice["occurrence_seq"], notice["notification_seq"]))
+            if notice["notification_seq"] != page + 1:
+                wrong(f"{notice['scope_id']}: page {notice['notification_seq']} after {page}")
+            page = max(page, notice["notification_seq"])
+        seen[notice["scope_id"]] = max(occurrence, notice["occurrence_seq"]), page
+        if notice["kind"] == "portfolio_risk":
+            last[notice["account"], notice["profile"]] = notice["episode_state"]
+    if count != len(ids):
+        verdict.problems.add("repeated", f"{NOTICES}: {count - len(ids)} records are there twice", count - len(ids))
+    for lane in lanes:
+        for account, profile, headline in lane.burning:
+            if last.get((account, profile), "recovered") == "recovered":
+                wrong(f"{account} under {profile}: {headline} at the end, and no episode is open")
     verdict.checks.append(
-        ("episodes: pages and occurrences without holes", f"{len(messages):,} notices of {len(episodes):,} episodes", not broken)
+        (
+            "episodes: pages and occurrences without holes",
+            f"{count:,} notices of {len(episodes):,} episodes",
+            not broken and count == len(ids),
+        )
     )
-    return [message["payload"] for _, message in messages]
+    return pages
 
 
-def _check_webhooks(cluster: Cluster, notices: Sequence[Json], told: Told, verdict: CanaryVerdict) -> None:
+def _check_webhooks(cluster: Cluster, pages: set[tuple[Any, ...]], told: Told | None, verdict: CanaryVerdict) -> None:
     """Every page has one delivery that ended by the rules; the receiver heard of each accepted one, never oftener than it was tried."""
     last: dict[str, Json] = {}
-    for _, message in _messages(_read(cluster, DELIVERIES)):
-        if message:
-            last[message["payload"]["delivery_id"]] = message["payload"]
-    requests = Counter(webhook_id for _, webhook_id, _, _ in told.requests)
-    well = Counter(webhook_id for _, webhook_id, _, answer in told.requests if 200 <= answer < 300)
-    verdict.requests, verdict.sent_again = len(told.requests), sum(n - 1 for n in well.values())
-    unsigned = sum(not signed for _, _, signed, _ in told.requests)
+    for _, record in cluster.read(cluster.places([DELIVERIES])):
+        if record.value:  # else a tombstone
+            payload = json.loads(record.value)["payload"]
+            last[payload["delivery_id"]] = {name: value for name, value in payload.items() if name != "body"}
     problems = verdict.problems
-    if unsigned:
-        problems.add("webhooks_lost", f"{unsigned} requests had a wrong signature", unsigned)
-    pages = {(n["account"], n["episode_id"], n["occurrence_seq"], n["notification_seq"]) for n in notices if n["notify"]}
     delivered = Counter((d["account"], d["episode_id"], d["occurrence_seq"], d["notification_seq"]) for d in last.values())
     for page in pages - delivered.keys():
         problems.add("webhooks_lost", f"page {page} has no delivery")
@@ -427,14 +459,30 @@ def _check_webhooks(cluster: Cluster, notices: Sequence[Json], told: Told, verdi
             problems.add("webhooks_repeated", f"page {page} has {count} deliveries" + ("" if page in pages else " and is none"))
     for one in last.values():
         verdict.deliveries[one["state"]] += 1
-        heard, name = requests[one["webhook_id"]], one["webhook_id"]
         if one["state"] not in ("accepted", "gave_up"):
-            problems.add("webhooks_lost", f"{name} ended as {one['state']}")
+            problems.add("webhooks_lost", f"{one['webhook_id']} ended as {one['state']}")
+    if told is not None:
+        _check_requests(last.values(), told, verdict)
+    good = not (problems.counts["webhooks_lost"] or problems.counts["webhooks_repeated"])
+    heard = f"{verdict.requests:,} requests" if told is not None else "requests not known"
+    verdict.checks.append(("pages delivered by the rules, signed", f"{len(pages):,} pages, {heard}", good))
+
+
+def _check_requests(deliveries: Iterable[Json], told: Told, verdict: CanaryVerdict) -> None:
+    problems = verdict.problems
+    requests = Counter(webhook_id for _, webhook_id, _, _ in told.requests)
+    well = Counter(webhook_id for _, webhook_id, _, answer in told.requests if 200 <= answer < 300)
+    verdict.requests, verdict.sent_again = len(told.requests), sum(n - 1 for n in well.values())
+    unsigned = sum(not signed for _, _, signed, _ in told.requests)
+    if unsigned:
+        problems.add("webhooks_lost", f"{unsigned} requests had a wrong signature", unsigned)
+    names = set()
+    for one in deliveries:
+        name = one["webhook_id"]
+        names.add(name)
         if one["state"] == "accepted" and not well[name]:
             problems.add("webhooks_lost", f"{name} counts as accepted, the receiver does not know it")
-        if heard > one["attempts"]:
-            problems.add("webhooks_repeated", f"{name} came {heard} times, it was tried {one['attempts']} times")
-    for name in requests.keys() - {one["webhook_id"] for one in last.values()}:
+        if requests[name] > one["attempts"]:
+            problems.add("webhooks_repeated", f"{name} came {requests[name]} times, it was tried {one['attempts']} times")
+    for name in requests.keys() - names:
         problems.add("webhooks_repeated", f"{name} came and no delivery is of that name")
-    good = not (problems.counts["webhooks_lost"] or problems.counts["webhooks_repeated"])
-    verdict.checks.append(("pages delivered by the rules, signed", f"{len(pages):,} pages, {len(told.requests):,} requests", good))
