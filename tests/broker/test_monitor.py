@@ -205,7 +205,7 @@ def test_alerts_reach_the_webhook_through_the_command_and_a_killed_deliverer_com
     for minute, signals in enumerate(([], [fired("margin_cushion_low", "act")], [fired("margin_cushion_low", "urgent")])):
         stage.producer.produce(ALERTS, message(result(signals, as_of_ns=T0 + minute * MINUTE), seq=minute + 1), b"A1")
     stage.producer.flush()
-    receiver.wait(2, 120)
+    receiver.wait(2, 300)
     data = [body["data"] for _, body, _ in receiver.got]
     assert sorted((one["notification_seq"], one["reason"], one["severity"]) for one in data) == [
         (1, "first_notification", "act"), (2, "escalated", "urgent"),
