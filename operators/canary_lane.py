@@ -7,8 +7,6 @@ does so with the memory of it: an alert is published exactly when it is remember
 
 from __future__ import annotations
 
-import base64
-import json
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -39,23 +37,23 @@ from operators.account_fold import (
     read_windows,
 )
 from operators.clusters import RegimeInput, from_message
+from operators.lane import OnLedger
+from operators.outbox import Outbox, json_of
 from operators.windows import WindowRules
 from schemas.canary import AccountStateMessage, ActivityMessage, PositionStateMessage, RegimeMessage
-from schemas.chunk import Capture, Chunk, Ints, Records, join
+from schemas.chunk import Chunk, Ints, Records
 from schemas.codec import Batch, compile_decoder
 from schemas.execution import FillMessage
 from schemas.hashing import hash128, partition_of
 from schemas.hedging import HedgeEventMessage
 from schemas.parse import parse
 from schemas.policy import RiskPolicy
-from schemas.reasons import Reason, replayable, stage_of
+from schemas.reasons import Reason
 from schemas.registry import CANARY_BROADCAST, CANARY_INPUTS, TOPICS
-from schemas.times import rfc3339
 from state import canary as g
 from state.canary import CanaryLedger
 
 SENDER = "agent.canary"
-TTL_MS = 600_000
 BATCH = 8192
 """Records folded between two reservations of memory, and accounts judged in one pass."""
 ALERTS_A_ROUND = 1024
@@ -116,7 +114,7 @@ class RegimeBoard:
         """Take dashboards in; the newest of a profile by `as_of_ns`, then by message time, is kept, whole."""
         topic = TOPICS[CANARY_BROADCAST[0]]
         for i in range(len(chunk)):
-            message = parse(RegimeMessage, _value(chunk, i))
+            message = parse(RegimeMessage, chunk.value(i))
             if isinstance(message, tuple) or message.sender not in topic.senders:
                 self._counts["regimes_rejected"] += 1
                 continue
@@ -154,7 +152,7 @@ class RegimeBoard:
         return dict(self._counts)
 
 
-class CanaryLogic:
+class CanaryLogic(OnLedger[CanaryLedger]):
     """One lane of the canary (operators.lane.LaneLogic).
 
     lane, n_lanes: partition number and count of the inputs. board: the worker's dashboards, with the policies accounts are judged under.
@@ -173,7 +171,7 @@ class CanaryLogic:
         self._metrics = new_metrics()
         self._memo = canary.KeyMemo()
         self._budget = max(LEAST_ALERTS, ALERTS_A_ROUND // n_lanes)
-        self._out: dict[str, list[tuple[bytes, bytes]]] = {}
+        self._out = Outbox(lane, SENDER, NAMESPACE)
         self._judged = 0
         self._figures = np.zeros((len(windows.NAMES), len(windows.FIGURES)))
         self._marks = np.zeros(3, np.int64)
@@ -191,7 +189,6 @@ class CanaryLogic:
     def process(self, chunk: Chunk, now_ns: int) -> list[Records]:
         """Fold a chunk into the state; return what to publish: activity, what belongs elsewhere, dead letters."""
         topic = CANARY_INPUTS.index(chunk.topic)
-        self._out = {}
         if topic == HEDGES:
             self._take_hedges(chunk, now_ns)
         else:
@@ -203,26 +200,13 @@ class CanaryLogic:
         scalars[g.S_NEWEST_DAY] = max(int(scalars[g.S_NEWEST_DAY]), _day(now_ns))
         if len(chunk):
             scalars[g.S_POSITIONS + topic] = int(chunk.offsets[-1]) + 2
-        return self._hand_out()
+        return self._out.hand_out()
 
     def tick(self, now_ns: int) -> list[Records]:
         """Judge every account that has a reason to be, publish what is new; forget a little of what is past its time."""
-        self._out = {}
         self._judge(now_ns)
         self._evict()
-        return self._hand_out()
-
-    def capture(self) -> Capture:
-        """Return the state change since the last capture."""
-        return self.ledger.changelog.capture()
-
-    def committed(self, seq: int, offset: int) -> None:
-        """Learn that a capture is durable at an offset of the changelog."""
-        self.ledger.changelog.committed(seq, offset)
-
-    def obsolete_before(self) -> int | None:
-        """Return the changelog offset below which nothing is needed."""
-        return self.ledger.changelog.obsolete_before()
+        return self._out.hand_out()
 
     def restore(self, records: Iterable[tuple[int, bytes]]) -> None:
         """Rebuild the state; at its first tick the lane judges every account."""
@@ -254,10 +238,6 @@ class CanaryLogic:
         result["alerts_waiting"] = self._n_waiting
         result["evaluations"] = self._judged
         return result
-
-    def dirty(self) -> bool:
-        """Return whether a capture now would write anything."""
-        return self.ledger.changelog.dirty
 
     # ---- folding -----------------------------------------------------------------------------------------------------
 
@@ -305,13 +285,13 @@ class CanaryLogic:
                 else:
                     why = Reason(int(batch.reason[start + i]))
                     detail = self._decoders[topic].explain(batch, start + i, chunk.data, chunk.bounds)
-                self._dead(why, detail, chunk, start + i, topic, now_ns)
+                self._dead(why, detail, chunk, start + i, now_ns)
         if counts[REROUTED]:
             for i in np.flatnonzero(outcome == REROUTED).tolist():
                 if topic == FILLS:
-                    self._dead(Reason.misrouted, _DETAIL[Reason.misrouted], chunk, start + i, topic, now_ns)
+                    self._dead(Reason.misrouted, _DETAIL[Reason.misrouted], chunk, start + i, now_ns)
                     continue
-                self._reroute(topic, str(batch.text(start + i, _KEY_SLOTS[topic])), _value(chunk, start + i))
+                self._reroute(topic, str(batch.text(start + i, _KEY_SLOTS[topic])), chunk.value(start + i))
 
     def _touch(self, row_of: Ints) -> None:
         """Note accounts to be judged at the next tick."""
@@ -354,8 +334,8 @@ class CanaryLogic:
         row = self.ledger.pairs.arrays.rows[pair]
         account = _text(row, "name")
         book = _text(self.ledger.books.arrays.rows[int(row["book"])], "name")
-        self._put(
-            "canary.state.activity.v1", account.encode(), _json({"account": account, "book": book, **payload}), f"activity:{name}", now_ns
+        self._out.put(
+            "canary.state.activity.v1", account.encode(), json_of({"account": account, "book": book, **payload}), f"activity:{name}", now_ns
         )
         self.ledger.scalars[g.S_ACTIVITIES] += 1
 
@@ -366,17 +346,17 @@ class CanaryLogic:
         name = CANARY_INPUTS[HEDGES]
         allowed = TOPICS[name].senders
         for i in range(len(chunk)):
-            value = _value(chunk, i)
+            value = chunk.value(i)
             message = parse(HedgeEventMessage, value)
             if isinstance(message, tuple):
-                self._dead(message[0], message[1], chunk, i, HEDGES, now_ns)
+                self._dead(message[0], message[1], chunk, i, now_ns)
                 continue
             book = message.payload.book
             if self._lane_of(book) != self.lane:
-                self._dead(Reason.misrouted, _DETAIL[Reason.misrouted], chunk, i, HEDGES, now_ns)
+                self._dead(Reason.misrouted, _DETAIL[Reason.misrouted], chunk, i, now_ns)
                 continue
             if message.sender not in allowed:
-                self._dead(Reason.sender_not_allowed, f"{message.sender} may not send to {name}", chunk, i, HEDGES, now_ns)
+                self._dead(Reason.sender_not_allowed, f"{message.sender} may not send to {name}", chunk, i, now_ns)
                 continue
             at = books.find(*_hash(book))
             if at < 0:
@@ -492,9 +472,9 @@ class CanaryLogic:
         streams.touch(stream)
         account, mode = _text(row, "name"), _MODES[int(row["mode"])]
         result = canary.render(row, verdict, scene).model_dump_json(by_alias=True)
-        told = _json(self._windows(at, row, now_ns))
-        payload = f'{{"account":{_json(account)},"mode":"{mode}","reason":"{reason}","seq":{seq},"result":{result},"windows":{told}}}'
-        self._put("canary.alert.v1", account.encode(), payload, f"{account}|{mode}|{scene.policy.profile}|{seq}", now_ns)
+        told = json_of(self._windows(at, row, now_ns))
+        payload = f'{{"account":{json_of(account)},"mode":"{mode}","reason":"{reason}","seq":{seq},"result":{result},"windows":{told}}}'
+        self._out.put("canary.alert.v1", account.encode(), payload, f"{account}|{mode}|{scene.policy.profile}|{seq}", now_ns)
 
     def _windows(self, at: int, row: Any, now_ns: int) -> list[dict[str, Any]]:
         """Return the figures of an account's windows at its watermark; none of one that no time is known of."""
@@ -510,51 +490,17 @@ class CanaryLogic:
 
     # ---- dead letters, other lanes -----------------------------------------------------------------------------------
 
-    def _dead(self, reason: Reason, detail: str, chunk: Chunk, i: int, topic: int, now_ns: int) -> None:
-        key = chunk.keys[chunk.key_bounds[i] : chunk.key_bounds[i + 1]].tobytes()
-        offset = int(chunk.offsets[i])
-        name = CANARY_INPUTS[topic]
-        payload = {
-            "reason": reason.name,
-            "stage": stage_of(reason).name,
-            "detail": detail[:512],
-            "retryable": replayable(reason),
-            "original": base64.b64encode(_value(chunk, i)).decode(),
-            "source": {"topic": name, "partition": self.lane, "offset": offset},
-            "source_key": base64.b64encode(key).decode(),
-            "first_ts_ns": now_ns,
-            "last_ts_ns": now_ns,
-            "attempts": 1,
-        }
-        self._put("dlq.canary", key, _json(payload), f"dlq:{name}:{self.lane}:{offset}:{reason.name}", now_ns)
+    def _dead(self, reason: Reason, detail: str, chunk: Chunk, i: int, now_ns: int) -> None:
+        self._out.bury("dlq.canary", reason, detail, chunk, i, now_ns)
         scalars = self.ledger.scalars
         scalars[g.S_DLQ] += 1
         scalars[g.S_DEAD + reason] += 1
 
     def _reroute(self, topic: int, key: str, value: bytes) -> None:
-        self._out.setdefault(CANARY_INPUTS[topic], []).append((key.encode(), value))
+        self._out.pass_on(CANARY_INPUTS[topic], key.encode(), value)
         self.ledger.scalars[g.S_REROUTED] += 1
 
     # ---- out ---------------------------------------------------------------------------------------------------------
-
-    def _put(self, topic: str, key: bytes, payload: str, name: str, now_ns: int) -> None:
-        """Add a message to what is handed out, its payload given as JSON; its identity is a function of `name`."""
-        identity = uuid.uuid5(NAMESPACE, name)
-        value = (
-            f'{{"msg_id":"{identity}","type":"{topic}","version":"v1","ts":"{rfc3339(now_ns)}","ts_ns":{now_ns},"ttl_ms":{TTL_MS},'
-            f'"sender":"{SENDER}","idempotency_key":"{identity}","payload":{payload}}}'
-        )
-        self._out.setdefault(topic, []).append((key, value.encode()))
-
-    def _hand_out(self) -> list[Records]:
-        """Return the records made since the call began, one `Records` per topic."""
-        result = []
-        for topic, parts in self._out.items():
-            data, bounds = join([value for _, value in parts])
-            keys, key_bounds = join([key for key, _ in parts])
-            result.append(Records(topic, data, bounds, keys, key_bounds))
-        self._out = {}
-        return result
 
     # ---- forgetting --------------------------------------------------------------------------------------------------
 
@@ -596,10 +542,6 @@ _DETAIL = {
 }
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
 def _days(times: Ints) -> Ints:
     """Return the New York dates of times; of a null anything."""
     days: Ints = windows.new_york(np.maximum(times, 0))[0]
@@ -618,7 +560,3 @@ def _text(row: Any, name: str) -> str:
 
 def _day(now_ns: int) -> int:
     return now_ns // DAY_NS - EPOCH_DAY_2000
-
-
-def _value(chunk: Chunk, i: int) -> bytes:
-    return chunk.data[chunk.bounds[i] : chunk.bounds[i + 1]].tobytes()

@@ -7,8 +7,6 @@ Reports that wait for a route are decoded before the routes of a batch are taken
 
 from __future__ import annotations
 
-import base64
-import json
 import uuid
 from collections.abc import Iterable
 from decimal import Decimal
@@ -20,21 +18,22 @@ from operators import context as c
 from operators import fold, parking, reconcile
 from operators import slots as s
 from operators.context import HOLDS, REPORTS, ROUTES
+from operators.lane import OnLedger
 from operators.memory import Map, Memory
 from operators.normalise import DAY_NS, EPOCH_DAY_2000
+from operators.outbox import TTL_MS, dead_letter, dead_letter_name, json_of, message
 from operators.publish import LEVEL_EXPIRED, QUERIES, audit, wait_counter
 from operators.scaled import average
-from schemas.chunk import Bytes, Capture, Chunk, Ints, Records, join
+from schemas.chunk import Bytes, Chunk, Ints, Records, join
 from schemas.codec import Batch, Decoder, compile_decoder, compile_encoder
 from schemas.execution import AliasMessage, AuditMessage, ComplianceAlertMessage, ExecutionReportMessage, FillMessage, HoldDecisionMessage
 from schemas.fields import NULL
 from schemas.hashing import hex_into, sha256_into
 from schemas.jit import bare, njit
 from schemas.orders import OrderAckMessage, RouteIntentMessage
-from schemas.reasons import Reason, replayable, stage_of
+from schemas.reasons import Reason
 from schemas.reference import Reference
 from schemas.registry import EXECUTION_INPUTS
-from schemas.times import rfc3339
 from schemas.words import move
 from state import ledger as g
 from state.changelog import StateMismatch
@@ -42,7 +41,6 @@ from state.ledger import ExecutionLedger
 from state.quotes import Quotes
 
 SENDER = "agent.execution"
-TTL_MS = 600_000
 BATCH = 2048
 """Records reconciled between two reservations of memory."""
 EVICT_ROWS = 2048
@@ -160,7 +158,7 @@ class Work(NamedTuple):
         return self.decoder.explain(self.batch, self.first + record, self.data, self.bounds)
 
 
-class ExecutionLogic:
+class ExecutionLogic(OnLedger[ExecutionLedger]):
     """One lane of the execution flow (operators.lane.LaneLogic).
 
     lane, n_lanes: partition number and count of the inputs. quotes: the worker's tape, indexed as `reference.instruments`; None: every
@@ -233,18 +231,6 @@ class ExecutionLogic:
         self._evict()
         return self._hand_out()
 
-    def capture(self) -> Capture:
-        """Return the state change since the last capture."""
-        return self.ledger.changelog.capture()
-
-    def committed(self, seq: int, offset: int) -> None:
-        """Learn that a capture is durable at an offset of the changelog."""
-        self.ledger.changelog.committed(seq, offset)
-
-    def obsolete_before(self) -> int | None:
-        """Return the changelog offset below which nothing is needed."""
-        return self.ledger.changelog.obsolete_before()
-
     def restore(self, records: Iterable[tuple[int, bytes]]) -> None:
         """Rebuild the state; raises StateMismatch when the reference data lacks a venue or instrument the state has orders in."""
         self.ledger.changelog.restore(records)
@@ -274,10 +260,6 @@ class ExecutionLogic:
         result["executions_kept"] = len(self.ledger.execs)
         result["orders_kept"] = len(self.ledger.orders)
         return result
-
-    def dirty(self) -> bool:
-        """Return whether a capture now would write anything."""
-        return self.ledger.changelog.dirty
 
     # ---- taking a chunk ----------------------------------------------------------------------------------------------
 
@@ -476,34 +458,13 @@ class ExecutionLogic:
         self, reason: Reason, detail: str, key: bytes, value: bytes, topic: int, offset: int, first_ns: int, now_ns: int
     ) -> tuple[bytes, bytes]:
         """Return (key, value) of a dead letter."""
-        identity = str(uuid.uuid5(NAMESPACE, f"dlq:{TOPICS[topic]}:{self.lane}:{offset}:{reason.name}"))
+        name = TOPICS[topic]
+        payload = dead_letter(reason, detail, name, self.lane, offset, key, value, first_ns, now_ns)
         correlation = _correlation_of(key)
-        payload: dict[str, Any] = {
-            "reason": reason.name,
-            "stage": stage_of(reason).name,
-            "detail": detail[:512],
-            "retryable": replayable(reason),
-            "original": base64.b64encode(value).decode(),
-            "source": {"topic": TOPICS[topic], "partition": self.lane, "offset": offset},
-            "source_key": base64.b64encode(key).decode(),
-            "first_ts_ns": first_ns,
-            "last_ts_ns": now_ns,
-            "attempts": 1,
-        }
-        message: dict[str, Any] = {
-            "msg_id": identity,
-            "type": "dlq.execution",
-            "version": "v1",
-            "ts": rfc3339(now_ns),
-            "ts_ns": now_ns,
-            "ttl_ms": TTL_MS,
-            "sender": SENDER,
-            "idempotency_key": identity,
-            "payload": payload,
-        }
         if correlation:
-            message["correlation_id"] = payload["correlation_id"] = correlation
-        return key, json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+            payload["correlation_id"] = correlation
+        identity = uuid.uuid5(NAMESPACE, dead_letter_name(reason, name, self.lane, offset))
+        return key, message("dlq.execution", json_of(payload), identity, SENDER, now_ns, correlation or None)
 
     def _put_letters(self, letters: list[tuple[bytes, bytes]]) -> None:
         if letters:
@@ -618,26 +579,17 @@ class ExecutionLogic:
     def _request_halt(self, order: int, now_ns: int) -> None:
         row = self.ledger.orders.arrays.rows[order]
         venue = row["venue_name"][: row["venue_len"]].tobytes().decode()
-        identity = str(uuid.uuid5(NAMESPACE, f"halt:{int(row['khi']):x}:{int(row['klo']):x}"))
+        identity = uuid.uuid5(NAMESPACE, f"halt:{int(row['khi']):x}:{int(row['klo']):x}")
         intent = self.ledger.intents.arrays.rows[row["intent"]]
-        message = {
-            "msg_id": identity,
-            "type": "execution.request.halt.v1",
-            "version": "v1",
-            "ts": rfc3339(now_ns),
-            "ts_ns": now_ns,
-            "ttl_ms": TTL_MS,
-            "correlation_id": str(uuid_of(int(row["corr_hi"]), int(row["corr_lo"]))),
-            "sender": SENDER,
-            "idempotency_key": identity,
-            "payload": {
-                "venue": venue,
-                "reason": Reason.confirm_expired.name,
-                "order_id": str(uuid_of(int(intent["order_hi"]), int(intent["order_lo"]))),
-                "requested_ns": now_ns,
-            },
+        payload = {
+            "venue": venue,
+            "reason": Reason.confirm_expired.name,
+            "order_id": str(uuid_of(int(intent["order_hi"]), int(intent["order_lo"]))),
+            "requested_ns": now_ns,
         }
-        data, bounds = join([json.dumps(message, separators=(",", ":")).encode()])
+        correlation = str(uuid_of(int(row["corr_hi"]), int(row["corr_lo"])))
+        value = message("execution.request.halt.v1", json_of(payload), identity, SENDER, now_ns, correlation)
+        data, bounds = join([value])
         keys, key_bounds = join([venue.encode()])
         self._records.append(Records("execution.request.halt.v1", data, bounds, keys, key_bounds))
 

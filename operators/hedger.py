@@ -6,7 +6,6 @@ in `tick`, at most one for each book, and go out with the state they rest on: a 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import uuid
@@ -39,25 +38,25 @@ from operators.hedge_audit import ratios_of, record_of, residual_of
 from operators.hedge_audit import zero as _finite
 from operators.hedge_life import SIDES, LifeRules
 from operators.hedge_market import HedgeMarket
+from operators.lane import OnLedger
+from operators.outbox import Outbox
 from operators.ratios import CORRELATION, ELIGIBLE
 from operators.snapshots import symbol_index
-from schemas.chunk import Capture, Chunk, Records, join
+from schemas.chunk import Chunk, Records
 from schemas.codec import compile_decoder
 from schemas.execution import FillMessage
 from schemas.fields import decimal_parts
 from schemas.hashing import hash128, partition_of
 from schemas.hedging import AllocationMessage, CoverMessage, DeskDecisionMessage, HedgeOrderEventMessage
 from schemas.parse import parse
-from schemas.reasons import HedgeReason, Reason, replayable, stage_of
+from schemas.reasons import HedgeReason, Reason
 from schemas.reference import Reference
 from schemas.registry import HEDGER_INPUTS, TOPICS
-from schemas.times import rfc3339
 from state import hedges as g
 from state.changelog import StateMismatch
 from state.hedges import HedgeLedger
 
 SENDER = "agent.hedger"
-TTL_MS = 600_000
 BATCH = 8192
 """Fills booked between two reservations of memory."""
 NAMESPACE = uuid.UUID("8d3a8a3e-58a2-4b7e-9a55-0c6f0b8a4d11")
@@ -119,7 +118,7 @@ class _Book:
     minute: int = -1
 
 
-class HedgerLogic:
+class HedgerLogic(OnLedger[HedgeLedger]):
     """One lane of the hedger (operators.lane.LaneLogic).
 
     lane, n_lanes: partition number and count of the inputs. market: the worker's broadcast tables over the same reference. worker: this worker's
@@ -150,7 +149,7 @@ class HedgerLogic:
         self._scale = np.array([i.qty_scale for i in reference.instruments], np.int64)
         self._books: dict[str, _Book] = {}
         self._by_row: dict[int, _Book] = {}
-        self._out: dict[str, list[tuple[bytes, bytes]]] = {}
+        self._out = Outbox(lane, SENDER, NAMESPACE, own=("audit.event.hedger",))
         self._halts_seen = 0
         self._awake: set[int] = set()
         """Rows of books with hedges."""
@@ -163,7 +162,6 @@ class HedgerLogic:
     def process(self, chunk: Chunk, now_ns: int) -> list[Records]:
         """Fold a chunk into the state; return what to publish."""
         topic = HEDGER_INPUTS.index(chunk.topic)
-        self._out = {}
         if topic == FILLS:
             self._take_fills(chunk, now_ns)
         else:
@@ -173,11 +171,10 @@ class HedgerLogic:
         scalars[g.S_NEWEST_DAY] = max(int(scalars[g.S_NEWEST_DAY]), _day(now_ns))
         if len(chunk):
             scalars[g.S_POSITIONS + topic] = int(chunk.offsets[-1]) + 2
-        return self._hand_out()
+        return self._out.hand_out()
 
     def tick(self, now_ns: int) -> list[Records]:
         """Let clocks act, decide for every book that has a reason to, keep the figures; forget a little of what is past its time."""
-        self._out = {}
         if self._again:
             self._look_again(now_ns)
         self._acknowledge_halts(now_ns)
@@ -193,7 +190,7 @@ class HedgerLogic:
                 self._tell(hedge, now_ns, list(reasons), detail)
             (self._awake.add if book.hedges else self._awake.discard)(book.row)
         self._evict()
-        return self._hand_out()
+        return self._out.hand_out()
 
     def _to_visit(self, now_ns: int) -> list[_Book]:
         """Return the books with something to do: all after a change outside and at the turn of a minute, else those with triggers or clocks."""
@@ -205,18 +202,6 @@ class HedgerLogic:
         rows = self.ledger.books.rows
         due = np.flatnonzero((rows["triggers"] != 0) | ((rows["retry_ns"] > 0) & (rows["retry_ns"] <= now_ns)))
         return [self._by_row[row] for row in sorted({*due.tolist(), *self._awake})]
-
-    def capture(self) -> Capture:
-        """Return the state change since the last capture."""
-        return self.ledger.changelog.capture()
-
-    def committed(self, seq: int, offset: int) -> None:
-        """Learn that a capture is durable at an offset of the changelog."""
-        self.ledger.changelog.committed(seq, offset)
-
-    def obsolete_before(self) -> int | None:
-        """Return the changelog offset below which nothing is needed."""
-        return self.ledger.changelog.obsolete_before()
 
     def restore(self, records: Iterable[tuple[int, bytes]]) -> None:
         """Rebuild the state; raises StateMismatch when the reference data lacks an instrument some book has a position in."""
@@ -267,10 +252,6 @@ class HedgerLogic:
         result["coverage_gaps"] = sum(int(self.ledger.books.arrays.rows[b.row]["gap_ns"]) > 0 for b in self._books.values())
         return result
 
-    def dirty(self) -> bool:
-        """Return whether a capture now would write anything."""
-        return self.ledger.changelog.dirty
-
     # ---- fills -------------------------------------------------------------------------------------------------------
 
     def _take_fills(self, chunk: Chunk, now_ns: int) -> None:
@@ -300,9 +281,9 @@ class HedgerLogic:
                 else:
                     why = Reason(int(batch.reason[start + i]))
                     detail = self._decoder.explain(batch, start + i, chunk.data, chunk.bounds)
-                self._dead(why, detail, chunk, start + i, FILLS, now_ns)
+                self._dead(why, detail, chunk, start + i, now_ns)
             for i in np.flatnonzero(outcome == REROUTED).tolist():
-                value = _value(chunk, start + i)
+                value = chunk.value(start + i)
                 self._reroute(FILLS, json.loads(value)["payload"]["book"], value)
             touched = leg_of[leg_of >= 0]
             if len(touched):
@@ -331,10 +312,10 @@ class HedgerLogic:
         name = HEDGER_INPUTS[topic]
         allowed = TOPICS[name].senders
         for i in range(len(chunk)):
-            value = _value(chunk, i)
+            value = chunk.value(i)
             message: Any = parse(MODELS[topic], value)
             if isinstance(message, tuple):
-                self._dead(message[0], message[1], chunk, i, topic, now_ns)
+                self._dead(message[0], message[1], chunk, i, now_ns)
                 continue
             book = message.payload.book
             if self._lane_of(book) != self.lane:
@@ -344,10 +325,10 @@ class HedgerLogic:
                 self.ledger.scalars[g.S_ECHO] += 1
                 continue
             if allowed and message.sender not in allowed:
-                self._dead(Reason.sender_not_allowed, f"{message.sender} may not send to {name}", chunk, i, topic, now_ns)
+                self._dead(Reason.sender_not_allowed, f"{message.sender} may not send to {name}", chunk, i, now_ns)
                 continue
             if topic in _EXPIRING and message.ts_ns + message.ttl_ms * 1_000_000 < now_ns:
-                self._dead(Reason.ttl_expired, f"older than its ttl of {message.ttl_ms} ms", chunk, i, topic, now_ns)
+                self._dead(Reason.ttl_expired, f"older than its ttl of {message.ttl_ms} ms", chunk, i, now_ns)
                 continue
             problem = (self._allocate, self._order_event, self._desk, self._request)[topic - 1](message, now_ns)
             if problem is None:
@@ -355,7 +336,7 @@ class HedgerLogic:
             elif problem is Reason.none:
                 self.ledger.scalars[g.S_DUPLICATE] += 1
             else:
-                self._dead(problem, _DETAIL[problem], chunk, i, topic, now_ns)
+                self._dead(problem, _DETAIL[problem], chunk, i, now_ns)
 
     def _allocate(self, message: AllocationMessage, now_ns: int) -> Reason | None:
         """Take a target; None when taken, Reason.none when it was known or a newer one is."""
@@ -637,7 +618,7 @@ class HedgerLogic:
             "attempt": attempt,
             "asked_ns": now_ns,
         }
-        self._put("hedger.request.order.v1", book.name.encode(), payload, f"query:{order}:{attempt}", now_ns)
+        self._out.put("hedger.request.order.v1", book.name.encode(), payload, f"query:{order}:{attempt}", now_ns)
 
     # ---- HALT --------------------------------------------------------------------------------------------------------
 
@@ -662,7 +643,7 @@ class HedgerLogic:
                 "ack_ns": now_ns,
                 "latency_ms": (now_ns - max(halt.effective_ns, halt.received_ns)) / 1e6,
             }
-            self._put("system.halt.ack.v1", text.encode(), payload, f"ack:{halt.msg_id}:{self.lane}", now_ns)
+            self._out.put("system.halt.ack.v1", text.encode(), payload, f"ack:{halt.msg_id}:{self.lane}", now_ns)
             self.ledger.scalars[g.S_HALT_ACKS] += 1
         while self._halts_seen < len(self.market.halted_by) and self.market.halted_by[self._halts_seen].effective_ns <= now_ns:
             self._halts_seen += 1
@@ -730,7 +711,7 @@ class HedgerLogic:
         if self.lane == 0 and due:
             scalars[g.S_MATRIX_BAR] = market.bar_end_ns
             for key, value in market.matrix_records():
-                self._out.setdefault("hedge.state.matrix.v1", []).append((key, value))
+                self._out.pass_on("hedge.state.matrix.v1", key, value)
 
     def _view(self, book: _Book, frame: BookFrame, policy_hash: str, now_ns: int) -> BookView:
         assert book.ratios is not None
@@ -932,7 +913,7 @@ class HedgerLogic:
             "attempt": attempt,
             "unwind_id": decision.unwind_id,
         }
-        self._put("hedger.intent.cover", book.name.encode(), payload, f"cover:{identity}", now_ns, correlation=str(identity))
+        self._out.put("hedger.intent.cover", book.name.encode(), payload, f"cover:{identity}", now_ns, correlation=str(identity))
         minute = self._minute(book, now_ns)
         figures = self.ledger.minutes.arrays.rows[minute]
         figures["sent"] += 1
@@ -1143,7 +1124,9 @@ class HedgerLogic:
             "annotations": [reason.name for reason in reasons] + ([detail[:64]] if detail else []),
         }
         filled_all = sum(int(self.ledger.legs.arrays.rows[at]["filled"]) for at in life.legs_of(self.ledger, hedge))
-        self._put("hedger.event.cover", book.name.encode(), payload, f"event:{identity}:{g.STATES[state]}:{filled_all}:{now_ns}", now_ns)
+        self._out.put(
+            "hedger.event.cover", book.name.encode(), payload, f"event:{identity}:{g.STATES[state]}:{filled_all}:{now_ns}", now_ns
+        )
 
     def _count_fills(self, book: _Book, hedge: int, costs: float, weights: float, now_ns: int) -> None:
         """Add to the minute what the hedge's fills are worth and cost beyond what was counted before."""
@@ -1216,7 +1199,7 @@ class HedgerLogic:
                 "coverage_gap": bool(int(mine["gap_ns"]) and now_ns - int(mine["gap_ns"]) >= self.times.gap_ns),
                 **kpi.summed(part),
             }
-            self._put("hedger.metric.book.v1", book.name.encode(), payload, f"metric:{book.name}:{window_s}:{minute}", now_ns)
+            self._out.put("hedger.metric.book.v1", book.name.encode(), payload, f"metric:{book.name}:{window_s}:{minute}", now_ns)
         for at in np.flatnonzero((rows["live"] == 1) & (rows["book"] == book.row) & (rows["minute"] < minute - kpi.KEEP_MINUTES)).tolist():
             self.ledger.minutes.remove(at)
 
@@ -1306,7 +1289,7 @@ class HedgerLogic:
                 }
             )
         payload = {"book": book.name, "bar_end_ns": market.bar_end_ns, "universe_version": frame.version, "ratios": rows}
-        self._put("hedge.state.ratios.v1", book.name.encode(), payload, f"ratios:{book.name}:{market.bar_end_ns}", now_ns)
+        self._out.put("hedge.state.ratios.v1", book.name.encode(), payload, f"ratios:{book.name}:{market.bar_end_ns}", now_ns)
 
     def _tell_breakdown(self, book: _Book, one: Breakdown, now_ns: int) -> None:
         """Tell PolicyGuard that a correlation broke, or is whole again."""
@@ -1391,11 +1374,11 @@ class HedgerLogic:
             "decision_ts_ns": now_ns,
             **body,
         }
-        value = self._message("audit.event.hedger", payload, f"audit:{self.lane}:{seq}", now_ns)
+        value = self._out.message("audit.event.hedger", payload, f"audit:{self.lane}:{seq}", now_ns)
         before[:] = np.frombuffer(hashlib.sha256(value).digest(), np.int64)
         scalars[g.S_AUDIT_SEQ] += 1
         scalars[g.S_AUDITS] += 1
-        self._out.setdefault("audit.event.hedger", []).append((str(self.lane).encode(), value))
+        self._out.pass_on("audit.event.hedger", str(self.lane).encode(), value)
 
     def _escalate_once(
         self,
@@ -1445,7 +1428,7 @@ class HedgerLogic:
             "tried": [] if decision is None else [*decision.tried, *(r.name for r in decision.reasons)],
             "fallback_strategy": None if policy is None else policy.payload.fallback_strategy,
         }
-        self._put(
+        self._out.put(
             "hedger.event.escalation.v1",
             book.name.encode(),
             payload,
@@ -1454,63 +1437,17 @@ class HedgerLogic:
         )
         self.ledger.scalars[g.S_ESCALATIONS] += 1
 
-    def _dead(self, reason: Reason, detail: str, chunk: Chunk, i: int, topic: int, now_ns: int) -> None:
-        key = chunk.keys[chunk.key_bounds[i] : chunk.key_bounds[i + 1]].tobytes()
-        offset = int(chunk.offsets[i])
-        name = HEDGER_INPUTS[topic]
-        payload = {
-            "reason": reason.name,
-            "stage": stage_of(reason).name,
-            "detail": detail[:512],
-            "retryable": replayable(reason),
-            "original": base64.b64encode(_value(chunk, i)).decode(),
-            "source": {"topic": name, "partition": self.lane, "offset": offset},
-            "source_key": base64.b64encode(key).decode(),
-            "first_ts_ns": now_ns,
-            "last_ts_ns": now_ns,
-            "attempts": 1,
-        }
-        self._put("dlq.hedger", key, payload, f"dlq:{name}:{self.lane}:{offset}:{reason.name}", now_ns)
+    def _dead(self, reason: Reason, detail: str, chunk: Chunk, i: int, now_ns: int) -> None:
+        self._out.bury("dlq.hedger", reason, detail, chunk, i, now_ns)
         scalars = self.ledger.scalars
         scalars[g.S_DLQ] += 1
         scalars[g.S_DEAD + reason] += 1
 
     def _reroute(self, topic: int, book: str, value: bytes) -> None:
-        self._out.setdefault(HEDGER_INPUTS[topic], []).append((book.encode(), value))
+        self._out.pass_on(HEDGER_INPUTS[topic], book.encode(), value)
         self.ledger.scalars[g.S_REROUTED] += 1
 
     # ---- out ---------------------------------------------------------------------------------------------------------
-
-    def _message(self, topic: str, payload: dict[str, Any], name: str, now_ns: int, correlation: str | None = None) -> bytes:
-        """Return a message; its identity is a function of `name`."""
-        identity = str(uuid.uuid5(NAMESPACE, name))
-        message: dict[str, Any] = {
-            "msg_id": identity,
-            "type": topic,
-            "version": "v1",
-            "ts": rfc3339(now_ns),
-            "ts_ns": now_ns,
-            "ttl_ms": TTL_MS,
-            "sender": SENDER,
-            "idempotency_key": identity,
-            "payload": payload,
-        }
-        if correlation is not None:
-            message["correlation_id"] = correlation
-        return json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-    def _put(self, topic: str, key: bytes, payload: dict[str, Any], name: str, now_ns: int, correlation: str | None = None) -> None:
-        self._out.setdefault(topic, []).append((key, self._message(topic, payload, name, now_ns, correlation)))
-
-    def _hand_out(self) -> list[Records]:
-        """Return the records made since the call began, one `Records` per topic, audit in chain order on the lane's own partition."""
-        result = []
-        for topic, parts in self._out.items():
-            data, bounds = join([value for _, value in parts])
-            keys, key_bounds = join([key for key, _ in parts])
-            result.append(Records(topic, data, bounds, keys, key_bounds, self.lane if topic == "audit.event.hedger" else None))
-        self._out = {}
-        return result
 
     # ---- forgetting --------------------------------------------------------------------------------------------------
 
@@ -1634,10 +1571,6 @@ def _text(row: Any, name: str) -> str:
 
 def _day(now_ns: int) -> int:
     return now_ns // DAY_NS - EPOCH_DAY_2000
-
-
-def _value(chunk: Chunk, i: int) -> bytes:
-    return chunk.data[chunk.bounds[i] : chunk.bounds[i + 1]].tobytes()
 
 
 def _decimal(scaled: int, scale: int) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from schemas.chunk import Capture, Chunk, Records
+from state.changelog import Changelog
 
 
 class LaneLogic(Protocol):
@@ -58,3 +59,34 @@ class BroadcastLogic(Protocol):
     def counters(self) -> dict[str, int]:
         """Return counters for metrics."""
         ...
+
+
+class Ledger(Protocol):
+    """A lane's tables, with the changelog they are restored from."""
+
+    changelog: Changelog
+
+
+L = TypeVar("L", bound=Ledger)
+
+
+class OnLedger(Generic[L]):
+    """The part of a LaneLogic that is the same for all that keep their state in a ledger."""
+
+    ledger: L
+
+    def capture(self) -> Capture:
+        """Return the state change since the last capture."""
+        return self.ledger.changelog.capture()
+
+    def committed(self, seq: int, offset: int) -> None:
+        """Learn that a capture is durable at an offset of the changelog."""
+        self.ledger.changelog.committed(seq, offset)
+
+    def obsolete_before(self) -> int | None:
+        """Return the changelog offset below which nothing is needed."""
+        return self.ledger.changelog.obsolete_before()
+
+    def dirty(self) -> bool:
+        """Return whether a capture now would write anything."""
+        return self.ledger.changelog.dirty

@@ -7,7 +7,6 @@ quarter of an hour though its alert is only repeated hourly.
 
 from __future__ import annotations
 
-import base64
 import json
 import uuid
 from collections.abc import Iterable, Mapping
@@ -16,20 +15,20 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
+from operators.lane import OnLedger
 from operators.monitor import KINDS, RANK, SECOND_NS, Decision, Entry, Observation, Scope, episode_id, observations, observe, scope_id
+from operators.outbox import Outbox
 from schemas.canary import CanaryAlert, CanaryAlertMessage, Kind, NoticeReason
-from schemas.chunk import Capture, Chunk, Records, join
+from schemas.chunk import Chunk, Records
 from schemas.hashing import hash128, partition_of
 from schemas.parse import parse
 from schemas.policy import RiskPolicy
-from schemas.reasons import Reason, replayable, stage_of
-from schemas.registry import MONITOR_INPUTS, TOPICS
-from schemas.times import rfc3339
+from schemas.reasons import Reason
+from schemas.registry import TOPICS
 from state import monitor as m
 from state.monitor import MonitorLedger
 
 SENDER = "agent.monitor"
-TTL_MS = 600_000
 NAMESPACE = uuid.UUID("5f2b6f0e-2c5a-4d0b-9d39-7f4f1f1c8e02")
 ALERTS, NOTICES, DEAD = "canary.alert.v1", "canary.notice.v1", "dlq.monitor"
 REASONS: tuple[NoticeReason, ...] = get_args(NoticeReason)
@@ -55,7 +54,7 @@ class _Kept:
     stored_ns: int
 
 
-class MonitorLogic:
+class MonitorLogic(OnLedger[MonitorLedger]):
     """One lane of the monitor (operators.lane.LaneLogic).
 
     lane, n_lanes: partition number and count of the input. policies: by profile; an alert of a profile that is not among them is a dead letter,
@@ -70,23 +69,21 @@ class MonitorLogic:
         self.ledger = MonitorLedger()
         self._scopes: dict[tuple[str, str, str], _Kept] = {}
         self._by_row: dict[int, _Kept] = {}
-        self._out: dict[str, list[tuple[bytes, bytes]]] = {}
+        self._out = Outbox(lane, SENDER, NAMESPACE)
 
     # ---- the lane runtime's side -----------------------------------------------------------------------------------
 
     def process(self, chunk: Chunk, now_ns: int) -> list[Records]:
         """Fold a chunk into the state; return what to publish."""
-        self._out = {}
         for i in range(len(chunk)):
             self._take(chunk, i, now_ns)
         self.ledger.scalars[m.S_RECEIVED] += len(chunk)
         if len(chunk):
             self.ledger.scalars[m.S_POSITION] = int(chunk.offsets[-1]) + 2
-        return self._hand_out()
+        return self._out.hand_out()
 
     def tick(self, now_ns: int) -> list[Records]:
         """Say again what is due: repeats, and pages that have waited long enough."""
-        self._out = {}
         rows = self.ledger.scopes.rows
         for row in np.flatnonzero((rows["due_ns"] > 0) & (rows["due_ns"] <= now_ns)).tolist():
             kept = self._by_row[row]
@@ -96,19 +93,7 @@ class MonitorLogic:
                 continue
             due = {kind: kept.seen[kind] for kind in KINDS if 0 < kept.due.get(kind, 0) <= now_ns}
             self._decide(kept, due, policy, now_ns, heard=False)
-        return self._hand_out()
-
-    def capture(self) -> Capture:
-        """Return the state change since the last capture."""
-        return self.ledger.changelog.capture()
-
-    def committed(self, seq: int, offset: int) -> None:
-        """Learn that a capture is durable at an offset of the changelog."""
-        self.ledger.changelog.committed(seq, offset)
-
-    def obsolete_before(self) -> int | None:
-        """Return the changelog offset below which nothing is needed."""
-        return self.ledger.changelog.obsolete_before()
+        return self._out.hand_out()
 
     def restore(self, records: Iterable[tuple[int, bytes]]) -> None:
         """Rebuild the state; nothing is said because of it."""
@@ -138,31 +123,25 @@ class MonitorLogic:
         result["episodes_held"] = sum(entry.state == "held" for entry in entries)
         return result
 
-    def dirty(self) -> bool:
-        """Return whether a capture now would write anything."""
-        return self.ledger.changelog.dirty
-
     # ---- alerts ------------------------------------------------------------------------------------------------------
 
     def _take(self, chunk: Chunk, i: int, now_ns: int) -> None:
-        value = chunk.data[chunk.bounds[i] : chunk.bounds[i + 1]].tobytes()
+        value = chunk.value(i)
         message = parse(CanaryAlertMessage, value)
         if isinstance(message, tuple):
-            self._dead(message[0], message[1], chunk, i, value, now_ns)
+            self._dead(message[0], message[1], chunk, i, now_ns)
             return
         alert = message.payload
         if self._lane_of(alert.account) != self.lane:
-            self._out.setdefault(ALERTS, []).append((alert.account.encode(), value))
+            self._out.pass_on(ALERTS, alert.account.encode(), value)
             self.ledger.scalars[m.S_REROUTED] += 1
             return
         if message.sender not in TOPICS[ALERTS].senders:
-            self._dead(Reason.sender_not_allowed, f"{message.sender} may not send to {ALERTS}", chunk, i, value, now_ns)
+            self._dead(Reason.sender_not_allowed, f"{message.sender} may not send to {ALERTS}", chunk, i, now_ns)
             return
         policy = self.policies.get(alert.result.policy)
         if policy is None:
-            self._dead(
-                Reason.field_invalid, f"payload.result.policy: no policy of profile {alert.result.policy} here", chunk, i, value, now_ns
-            )
+            self._dead(Reason.field_invalid, f"payload.result.policy: no policy of profile {alert.result.policy} here", chunk, i, now_ns)
             return
         if alert.result.policy_fingerprint != self._fingerprints[alert.result.policy]:
             self.ledger.scalars[m.S_DRIFT] += 1
@@ -250,7 +229,7 @@ class MonitorLogic:
             "text_code": f"{kind}.{decision.reason}",
         }
         name = f"notice:{scope}:{kind}:{decision.reason}:{entry.occurrence_seq}:{entry.notification_seq}:{kept.as_of_ns}:{now_ns}"
-        self._put(NOTICES, kept.account.encode(), payload, name, now_ns)
+        self._out.put(NOTICES, kept.account.encode(), payload, name, now_ns)
         self.ledger.scalars[m.S_NOTICES] += 1
         self.ledger.scalars[m.S_NOTIFIED] += decision.notify
 
@@ -279,50 +258,10 @@ class MonitorLogic:
 
     # ---- out ---------------------------------------------------------------------------------------------------------
 
-    def _dead(self, reason: Reason, detail: str, chunk: Chunk, i: int, value: bytes, now_ns: int) -> None:
-        key = chunk.keys[chunk.key_bounds[i] : chunk.key_bounds[i + 1]].tobytes()
-        offset = int(chunk.offsets[i])
-        payload = {
-            "reason": reason.name,
-            "stage": stage_of(reason).name,
-            "detail": detail,
-            "retryable": replayable(reason),
-            "original": base64.b64encode(value).decode(),
-            "source": {"topic": MONITOR_INPUTS[0], "partition": self.lane, "offset": offset},
-            "source_key": base64.b64encode(key).decode(),
-            "first_ts_ns": now_ns,
-            "last_ts_ns": now_ns,
-            "attempts": 1,
-        }
-        self._put(DEAD, key, payload, f"dlq:{MONITOR_INPUTS[0]}:{self.lane}:{offset}:{reason.name}", now_ns)
+    def _dead(self, reason: Reason, detail: str, chunk: Chunk, i: int, now_ns: int) -> None:
+        self._out.bury(DEAD, reason, detail, chunk, i, now_ns)
         self.ledger.scalars[m.S_DLQ] += 1
         self.ledger.scalars[m.S_DEAD + reason] += 1
-
-    def _put(self, topic: str, key: bytes, payload: dict[str, Any], name: str, now_ns: int) -> None:
-        """Add a message; its identity is a function of `name`."""
-        identity = str(uuid.uuid5(NAMESPACE, name))
-        message = {
-            "msg_id": identity,
-            "type": topic,
-            "version": "v1",
-            "ts": rfc3339(now_ns),
-            "ts_ns": now_ns,
-            "ttl_ms": TTL_MS,
-            "sender": SENDER,
-            "idempotency_key": identity,
-            "payload": payload,
-        }
-        value = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        self._out.setdefault(topic, []).append((key, value))
-
-    def _hand_out(self) -> list[Records]:
-        result = []
-        for topic, parts in self._out.items():
-            data, bounds = join([value for _, value in parts])
-            keys, key_bounds = join([key for key, _ in parts])
-            result.append(Records(topic, data, bounds, keys, key_bounds))
-        self._out = {}
-        return result
 
     # ---- for people and tests ----------------------------------------------------------------------------------------
 

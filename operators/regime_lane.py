@@ -6,25 +6,21 @@ for each profile its rows' memory and what was published last. A dashboard goes 
 
 from __future__ import annotations
 
-import base64
-import json
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from operators.clusters import NS
+from operators.outbox import Outbox
 from operators.regime import Keys, RegimeBuilder, keys_of, shape_of, view_of
 from schemas.canary import IndicatorMessage, Regime
-from schemas.chunk import Capture, Chunk, Records, join
+from schemas.chunk import Capture, Chunk, Records
 from schemas.parse import parse
 from schemas.policy import RiskPolicy
-from schemas.reasons import Reason, replayable, stage_of
+from schemas.reasons import Reason
 from schemas.registry import REGIME_INPUTS, REGIME_OUTPUTS, TOPICS
-from schemas.times import rfc3339
 from state.blobs import Blobs
 
 SENDER = "agent.regime"
-TTL_MS = 600_000
 NAMESPACE = uuid.UUID("2f1c6a54-9f0b-4f59-8a6e-6f1f3f0f6d20")
 INDICATORS = REGIME_INPUTS[0]
 REGIMES, DEAD_LETTERS = REGIME_OUTPUTS
@@ -46,7 +42,7 @@ class RegimeLogic:
         self.policies = dict(sorted(policies.items()))
         self.docs = Blobs("regime")
         self.builder = RegimeBuilder(self.policies, self.docs, keys)
-        self._out: dict[str, list[tuple[bytes, bytes]]] = {}
+        self._out = Outbox(lane, SENDER, NAMESPACE)
         self._moved = True
         """Whether something was learned since the last look at it: everything, right after a start."""
         self._counts = dict.fromkeys((*BALANCE, "published"), 0)
@@ -55,10 +51,9 @@ class RegimeLogic:
 
     def process(self, chunk: Chunk, now_ns: int) -> list[Records]:
         """Take in a chunk of observations; return dead letters. Dashboards are made in `tick`."""
-        self._out = {}
         allowed = TOPICS[INDICATORS].senders
         for i in range(len(chunk)):
-            message = parse(IndicatorMessage, _value(chunk, i))
+            message = parse(IndicatorMessage, chunk.value(i))
             if isinstance(message, tuple):
                 self._dead(*message, chunk, i, now_ns)
                 continue
@@ -75,11 +70,10 @@ class RegimeLogic:
         if len(chunk):
             self._positions[chunk.topic] = int(chunk.offsets[-1]) + 1
         self._note()
-        return self._hand_out()
+        return self._out.hand_out()
 
     def tick(self, now_ns: int) -> list[Records]:
         """Make the dashboards anew when something was learned or their time has come; return those that say something new or are due again."""
-        self._out = {}
         for profile, policy in self.policies.items():
             said = self.docs.docs.get(f"published|{profile}")
             due = said is None or now_ns >= said["ns"] + policy.policy.cadence.evaluate_s * NS
@@ -90,7 +84,7 @@ class RegimeLogic:
             if due or said is None or said["shape"] != shape:
                 self._publish(profile, regime, shape, 1 if said is None else said["seq"] + 1, now_ns)
         self._moved = False
-        return self._hand_out()
+        return self._out.hand_out()
 
     def capture(self) -> Capture:
         """Return the state change since the last capture."""
@@ -131,7 +125,7 @@ class RegimeLogic:
     # ---- out
 
     def _publish(self, profile: str, regime: Regime, shape: str, seq: int, now_ns: int) -> None:
-        self._put(
+        self._out.put(
             REGIMES, f"regime|{profile}".encode(), regime.model_dump(mode="json", by_alias=True), f"regime:{profile}:{seq}:{now_ns}", now_ns
         )
         self.docs.put(f"published|{profile}", {"shape": shape, "seq": seq, "ns": now_ns})
@@ -142,49 +136,6 @@ class RegimeLogic:
         self.docs.put("lane", {"counts": dict(self._counts), "dead": dict(self._dead_by), "positions": dict(self._positions)})
 
     def _dead(self, reason: Reason, detail: str, chunk: Chunk, i: int, now_ns: int) -> None:
-        key = chunk.keys[chunk.key_bounds[i] : chunk.key_bounds[i + 1]].tobytes()
-        offset = int(chunk.offsets[i])
-        payload = {
-            "reason": reason.name,
-            "stage": stage_of(reason).name,
-            "detail": detail[:512],
-            "retryable": replayable(reason),
-            "original": base64.b64encode(_value(chunk, i)).decode(),
-            "source": {"topic": chunk.topic, "partition": self.lane, "offset": offset},
-            "source_key": base64.b64encode(key).decode(),
-            "first_ts_ns": now_ns,
-            "last_ts_ns": now_ns,
-            "attempts": 1,
-        }
-        self._put(DEAD_LETTERS, key, payload, f"dlq:{chunk.topic}:{self.lane}:{offset}:{reason.name}", now_ns)
+        self._out.bury(DEAD_LETTERS, reason, detail, chunk, i, now_ns)
         self._counts["dlq"] += 1
         self._dead_by[reason.name] = self._dead_by.get(reason.name, 0) + 1
-
-    def _put(self, topic: str, key: bytes, payload: dict[str, Any], name: str, now_ns: int) -> None:
-        identity = str(uuid.uuid5(NAMESPACE, name))
-        message = {
-            "msg_id": identity,
-            "type": topic,
-            "version": "v1",
-            "ts": rfc3339(now_ns),
-            "ts_ns": now_ns,
-            "ttl_ms": TTL_MS,
-            "sender": SENDER,
-            "idempotency_key": identity,
-            "payload": payload,
-        }
-        value = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        self._out.setdefault(topic, []).append((key, value))
-
-    def _hand_out(self) -> list[Records]:
-        result = []
-        for topic, parts in self._out.items():
-            data, bounds = join([value for _, value in parts])
-            keys, key_bounds = join([key for key, _ in parts])
-            result.append(Records(topic, data, bounds, keys, key_bounds))
-        self._out = {}
-        return result
-
-
-def _value(chunk: Chunk, i: int) -> bytes:
-    return chunk.data[chunk.bounds[i] : chunk.bounds[i + 1]].tobytes()

@@ -47,6 +47,14 @@ class Chunk:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def key(self, i: int) -> bytes:
+        """Return the key of record i."""
+        return self.keys[self.key_bounds[i] : self.key_bounds[i + 1]].tobytes()
+
+    def value(self, i: int) -> bytes:
+        """Return the value of record i."""
+        return self.data[self.bounds[i] : self.bounds[i + 1]].tobytes()
+
 
 @dataclass(frozen=True, slots=True)
 class Records:
