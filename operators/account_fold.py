@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from operators.account_metrics import METRICS, measure
-from operators.book_fold import position_key
+from operators.book_fold import position_key, seen_before
 from operators.scaled import POW10
 from operators.windows import ACTIVITY_NS, new_york_at, read, sample_account, sample_activity, sample_positions
 from schemas.canary import AccountStateMessage, ActivityMessage, Exposure, OptionRow, PositionStateMessage, StockRow
@@ -244,6 +244,18 @@ def _whole_text(arena: Bytes, start: int, length: int, room: int) -> int:
     return room
 
 
+@bare
+def _admitted(ok: Any, arena: Bytes, start: int, length: int, lane: int, lanes: int, at: int, now: int) -> tuple[int, int]:
+    """Return FOLDED for a record this lane may fold, else what becomes of it, with the reason. start, length: its key; at: its time (ns), perhaps NULL."""
+    if not ok:
+        return REJECTED, 0
+    if partition_of(arena, start, length, lanes) != lane:
+        return REROUTED, 0
+    if at != NULL and at > now + FUTURE_NS:
+        return REJECTED, _FUTURE
+    return FOLDED, 0
+
+
 # ---- account snapshots ------------------------------------------------------------------------------------------------------------
 
 
@@ -262,18 +274,11 @@ def fold_accounts(
     for i in range(len(ok)):
         row_of[i] = -1
         reason[i] = 0
-        if not ok[i]:
-            outcome[i] = REJECTED
-            continue
         said = rows[i]
-        start, length = said[slots.account], said[slots.account + 1]
-        if partition_of(arena, start, length, lanes) != lane:
-            outcome[i] = REROUTED
-            continue
-        as_of = said[slots.as_of]
+        start, length, as_of = said[slots.account], said[slots.account + 1], said[slots.as_of]
         timed = as_of != NULL
-        if timed and as_of > now + FUTURE_NS:
-            outcome[i], reason[i] = REJECTED, _FUTURE
+        outcome[i], reason[i] = _admitted(ok[i], arena, start, length, lane, lanes, as_of, now)
+        if outcome[i] != FOLDED:
             continue
         content = np.uint64(1)
         for k in range(2 * _FIGURES):
@@ -431,18 +436,11 @@ def fold_positions(
     for i in range(len(ok)):
         row_of[i] = -1
         reason[i] = 0
-        if not ok[i]:
-            outcome[i] = REJECTED
-            continue
         said = rows[i]
-        start, length = said[slots.account], said[slots.account + 1]
-        if partition_of(arena, start, length, lanes) != lane:
-            outcome[i] = REROUTED
-            continue
-        as_of = said[slots.as_of]
+        start, length, as_of = said[slots.account], said[slots.account + 1], said[slots.as_of]
         timed = as_of != NULL
-        if timed and as_of > now + FUTURE_NS:
-            outcome[i], reason[i] = REJECTED, _FUTURE
+        outcome[i], reason[i] = _admitted(ok[i], arena, start, length, lane, lanes, as_of, now)
+        if outcome[i] != FOLDED:
             continue
         n_stocks, n_options = said[slots.stocks + 1], said[slots.options + 1]
         aggregate = said[slots.portfolio] == 1
@@ -574,30 +572,16 @@ def fold_fills(
     mask = len(place) - 1
     for i in range(len(ok)):
         reason[i] = 0
-        if not ok[i]:
-            outcome[i] = REJECTED
-            continue
         said = rows[i]
-        start, length = said[slots.book], said[slots.book + 1]
-        if partition_of(arena, start, length, lanes) != lane:
-            outcome[i] = REROUTED
-            continue
-        done = said[slots.exec_ts]
-        if done > now + FUTURE_NS:
-            outcome[i], reason[i] = REJECTED, _FUTURE
+        start, length, done = said[slots.book], said[slots.book + 1], said[slots.exec_ts]
+        outcome[i], reason[i] = _admitted(ok[i], arena, start, length, lane, lanes, done, now)
+        if outcome[i] != FOLDED:
             continue
         fill_hi, fill_lo = np.uint64(said[slots.fill]), np.uint64(said[slots.fill + 1])
         version = said[slots.version]
-        bit = np.uint64(1) << np.uint64(min(version, _LAST) - 1)
-        seen = find(fills, fill_hi, fill_lo)
-        if seen >= 0 and (fills.rows[seen].versions & bit) != 0:
+        if seen_before(fills, fill_hi, fill_lo, version, day):
             outcome[i] = DUPLICATE
             continue
-        if seen < 0:
-            seen = insert(fills, fill_hi, fill_lo)
-        fills.rows[seen].versions = fills.rows[seen].versions | bit
-        fills.rows[seen].day = day
-        touch(fills, seen)
         book_hi, book_lo = hash128(arena, start, length, 0)
         book = find(books, book_hi, book_lo)
         if book < 0:

@@ -61,6 +61,21 @@ def position_key(book_hi: Any, book_lo: Any, symbol_hi: Any, symbol_lo: Any) -> 
 
 
 @bare
+def seen_before(fills: TableArrays, hi: Any, lo: Any, version: int, day: int) -> bool:
+    """Return whether a version of a fill (state.hedges.FILL) was booked before; if not, note it. Memory for a row must be reserved."""
+    bit = np.uint64(1) << np.uint64(min(version, _LAST) - 1)
+    at = find(fills, hi, lo)
+    if at >= 0 and (fills.rows[at].versions & bit) != 0:
+        return True
+    if at < 0:
+        at = insert(fills, hi, lo)
+    fills.rows[at].versions = fills.rows[at].versions | bit
+    fills.rows[at].day = day
+    touch(fills, at)
+    return False
+
+
+@bare
 def book_row(books: TableArrays, arena: Bytes, start: int, length: int, hi: Any, lo: Any) -> int:
     """Return the row of a book, made if it is not there."""
     at = find(books, hi, lo)
@@ -133,16 +148,9 @@ def fold_fills(
             continue
         fill_hi, fill_lo = np.uint64(row[slots.fill]), np.uint64(row[slots.fill + 1])
         version = row[slots.version]
-        bit = np.uint64(1) << np.uint64(min(version, _LAST) - 1)
-        seen = find(fills, fill_hi, fill_lo)
-        if seen >= 0 and (fills.rows[seen].versions & bit) != 0:
+        if seen_before(fills, fill_hi, fill_lo, version, day):
             outcome[i] = DUPLICATE
             continue
-        if seen < 0:
-            seen = insert(fills, fill_hi, fill_lo)
-        fills.rows[seen].versions = fills.rows[seen].versions | bit
-        fills.rows[seen].day = day
-        touch(fills, seen)
         book_hi, book_lo = hash128(arena, start, length, 0)
         book = book_row(books, arena, start, length, book_hi, book_lo)
         symbol_hi, symbol_lo = hash128(arena, symbol_start, symbol_length, 0)

@@ -164,6 +164,13 @@ def _in_hours(health: Health, now_ns: int) -> bool:
     return at.weekday() < calendar.SATURDAY and health.open_hour <= at.hour < health.close_hour
 
 
+_TIMELESS = (
+    "limits", "tape_off", "regime_status", "data_warnings", "market_signals", "fall", "spike", "spike_blocked", "late", "degraded_inputs", "market_row",
+    "gate_row", "regime_key",
+)  # fmt: skip
+"""What is worked out of a scene and depends on no clock."""
+
+
 class Scene:
     """One market under one policy at one time: what the evaluations of any number of accounts share.
 
@@ -177,6 +184,13 @@ class Scene:
         self.now_ns = now_ns
         self.market = market_of(from_snapshot({}) if regime is None else regime, policy, now_ns) if market is None else market
         self.max_age_s = max_age_s(policy.policy.health, now_ns)
+
+    def at(self, now_ns: int) -> Scene:
+        """Return the scene at another time, while its market holds: what no clock changes is worked out once for both."""
+        other = Scene(self.regime, self.policy, now_ns, self.market)
+        for name in _TIMELESS:
+            other.__dict__[name] = getattr(self, name)
+        return other
 
     @cached_property
     def regime_key(self) -> str:

@@ -80,18 +80,6 @@ _REASONS = ("", "first", "changed", "heartbeat")
 _COUNTERS = (0, g.S_FIRST, g.S_CHANGED, g.S_HEARTBEAT)
 
 
-class TimedScene(canary.Scene):
-    """A scene at a later time: what no clock changes is that of an earlier one of the same dashboard and market."""
-
-    TIMELESS = ("limits", "market_signals", "regime_key")
-    """Cached properties of a scene that depend on nothing else and cost something."""
-
-    def __init__(self, earlier: canary.Scene, now_ns: int) -> None:
-        super().__init__(earlier.regime, earlier.policy, now_ns, earlier.market)
-        for name in self.TIMELESS:
-            self.__dict__[name] = getattr(earlier, name)
-
-
 @dataclass(frozen=True, slots=True)
 class RegimeView:
     """The market under one profile. scene: at the time it was worked out. content: all that a judgement depends on besides the account and the clock."""
@@ -144,7 +132,7 @@ class RegimeBoard:
             scene = canary.Scene(regime, self.policies[profile], now_ns)
             view = self._views[profile] = RegimeView(scene, (canary.market_token(scene), scene.market_signals.tobytes()))
             self._counts["views"] += 1
-        timed = TimedScene(view.scene, now_ns)
+        timed = view.scene.at(now_ns)
         return timed, (view.content, timed.view._replace(now_ns=0))
 
     def counters(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from state.accounts import FACTS
 from state.changelog import Changelog
+from state.hedges import FILL
 from state.table import Table, row_type
 
 ACCOUNT = row_type(
@@ -54,9 +55,6 @@ BOOK = row_type([("told_ns", "i8"), ("head", "i4"), ("name_len", "u1"), ("name",
 
 PAIR = row_type([("book", "i4"), ("next", "i4"), ("name_len", "u1"), ("name", "u1", (48,))])
 """An account that has fills in a book, key = both hashes; name: the account's."""
-
-FILL = row_type([("versions", "u8"), ("day", "u2")])
-"""A fill seen, key = fill_id: bit v − 1 for version v; from version 64 on the last bit stands for all."""
 
 # Scalars of a lane: the balance first (names in BALANCE), then where it stands.
 BALANCE = (
