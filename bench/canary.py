@@ -32,6 +32,7 @@ from bench.driver import Driver, DriverError, broker, empty_topics
 from bench.ledger import Cluster, ReadError
 from bench.open_loop import LEAD_S, READY_TIMEOUT_S, Gate, Meter, broker_times, producer_of, quantiles, reader_of, send_all
 from bench.stages import Timers
+from bench.warm_broker import warm_broker
 from connectors.kafka_server import BrokerUnavailable, free_port
 from flows.settings import variable
 from operators import canary, canary_lane
@@ -522,7 +523,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--probes", type=float, default=50.0, metavar="N", help="probes a second (50)")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="how long the second part is measured (20)")
     parser.add_argument("--warmup", type=float, default=5.0, metavar="S", help="how long it runs before that (5)")
-    parser.add_argument("--partitions", type=int, default=8, metavar="N", help="lanes of the second part (8)")
+    parser.add_argument("--partitions", type=int, default=4, metavar="N", help="lanes of the second part (4)")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     parser.add_argument("--skip-kafka", action="store_true", help="only the first part")
     parser.add_argument("--wipe", action="store_true", help="delete hedgerow's topics and all consumer groups at HEDGEROW_KAFKA first")
@@ -551,8 +552,9 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(tempfile.mkdtemp(prefix="hedgerow-canary-"))
         try:
             with broker(folder, args.wipe) as (cluster, may_delete):
-                from bench.latency import stamp_topics
+                from bench.latency import java_of, stamp_topics
 
+                warm_broker(cluster.bootstrap, java_of(folder))
                 empty_topics(cluster, args.partitions, may_delete)
                 stamp_topics(cluster, (ACCOUNT, ALERT, CANARY_CHANGELOG))
                 kafka = KafkaRun(cluster, folder, args)

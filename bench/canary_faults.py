@@ -22,7 +22,7 @@ from typing import Any
 
 from bench.canary_load import ACCOUNT
 from bench.canary_verdict import CanaryVerdict, Told, judge
-from bench.driver import READY_TIMEOUT_S, DriverError, children
+from bench.driver import READY_TIMEOUT_S, children
 from bench.faults import DRAIN_TIMEOUT_S, LOAD_TIMEOUT_S, MARGIN, Faults, Step, carry_out, sum_up, tell
 from bench.hedge_load import order
 from bench.latency import stamp_topics
@@ -132,7 +132,7 @@ class CanaryFaults(Faults):
             f'[[target]]\nname = "pager"\nurl = "{self.receiver.url}"\nsecrets = ["env:PAGER"]\nin_flight = 8\nmax_waiting = 1000000\n'
         )
         secret = "whsec_" + base64.b64encode(KEY).decode()
-        self.command("monitor", "monitor", "--targets", str(targets), PAGER=secret, **self.variables)
+        self.command("monitor", "monitor", "--targets", str(targets), module="bench.supervised", PAGER=secret, **self.variables)
         self.wait_for(lambda: len(children(self._processes["monitor"].pid)) == 2, READY_TIMEOUT_S, "the monitor and the deliverer run")
 
     def do(self, step: Step) -> None:
@@ -173,10 +173,8 @@ class CanaryFaults(Faults):
             self.stop(self.name(number))
         self.stop("monitor")
         order(self.folder, "end")
-        code = self._processes["load"].wait(DRAIN_TIMEOUT_S)
+        self.done("load", DRAIN_TIMEOUT_S)
         self.receiver.close()
-        if code:
-            raise DriverError(f"the load ended with code {code}:\n{self.tail('load.err')}")
 
     def verdict(self) -> CanaryVerdict:
         """Compare everything that came of what was sent. Raises ReadError."""

@@ -115,6 +115,15 @@ class Driver:
         if code != 0:
             raise DriverError(f"{name} ended with code {code} when it was stopped:\n{self.tail(f'{name}.err')}")
 
+    def done(self, name: str, timeout_s: float) -> None:
+        """Wait until a process has ended by itself. Raises DriverError when it does not, or ends badly."""
+        try:
+            code = self._processes[name].wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise DriverError(f"{name} did not end within {timeout_s:.0f} s:\n{self.tail(f'{name}.err')}") from None
+        if code:
+            raise DriverError(f"{name} ended with code {code}:\n{self.tail(f'{name}.err')}")
+
     def end(self) -> None:
         """End whatever of ours still runs."""
         running = [process for process in self._processes.values() if process.poll() is None]

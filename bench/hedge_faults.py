@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.driver import ROOT, WARM_TIMEOUT_S, DriverError, environment_of
 from bench.faults import DRAIN_TIMEOUT_S, LOAD_TIMEOUT_S, MARGIN, Faults, Step, carry_out, sum_up, tell
@@ -90,18 +89,7 @@ class HedgerFaults(Faults):
         say(f"all hedges have ended, and nothing new was sent, {time.monotonic() - begun:.1f} s after the last fill")
         order(self.folder, "end")
         for name in ("load", "agent"):
-            self.done_by(name)
-
-    def done_by(self, name: str) -> dict[str, Any]:
-        """Wait until the load or the agent has ended; return what it says."""
-        try:
-            code = self._processes[name].wait(DRAIN_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            raise DriverError(f"{name} did not end within {DRAIN_TIMEOUT_S:.0f} s:\n{self.tail(f'{name}.err')}") from None
-        if code:
-            raise DriverError(f"{name} ended with code {code}:\n{self.tail(f'{name}.err')}")
-        said: dict[str, Any] = json.loads((self.folder / f"{name}.out").read_text().splitlines()[-1])
-        return said
+            self.done(name, DRAIN_TIMEOUT_S)
 
     def verdict(self) -> HedgeVerdict:
         """Compare everything that came of what was sent; the workers must have stopped. Raises ReadError."""

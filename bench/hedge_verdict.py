@@ -67,7 +67,12 @@ CLOSE = 1e-9
 QUOTE_SPAN_NS = 4_000_000_000
 """A decision rests on quotes of at most this age (3 s, and clocks)."""
 NOISE = 1.25
-"""Our covariance is of the whole run, the hedger's of its last minutes: risks may differ by this factor."""
+"""Our covariance of a bar is made of all quotes, the hedger's of those it had when it closed the bar, and begins anew where it began anew: risks may
+differ by this factor."""
+BAR_NS = 1_000_000_000
+"""As the faults' settings have it."""
+MEMORY = 0.97
+"""Of covariances, per bar (hedging §2)."""
 REST = 5.0
 """What may be open at rest, in multiples of the target and of the band: the difference of two instruments that move together is worth little by one
 covariance and more by another, and a trade of under 1 % of the variance is not made. What is exact about a book is compared exactly elsewhere."""
@@ -76,14 +81,19 @@ BAND = 0.02
 """Share of the reference exposure that costs may leave open (hedging §4, w)."""
 
 
+Covariance = Mapping[tuple[str, str], float]
+"""(instrument, instrument) → covariance of their returns."""
+
+
 @dataclass(frozen=True)
 class HedgeTask(LaneTask):
     """What the judge of a hedger's lane is given beside. spoiled: see LaneOracle. mids: symbol → (times, mids), in order of time. covariance: of what is
-    hedged with, over the whole run and to any scale."""
+    hedged with, over the whole run and to any scale. by_bar: the same at the end of each bar, as it was known then."""
 
     spoiled: Mapping[bytes, str] = field(default_factory=dict)
     mids: Mapping[str, tuple[list[int], list[float]]] = field(default_factory=dict)
-    covariance: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    covariance: Covariance = field(default_factory=dict)
+    by_bar: Mapping[int, Covariance] = field(default_factory=dict)
 
 
 @dataclass
@@ -120,7 +130,7 @@ def judge(cluster: Cluster, ledger: SimulatorLedger, told: list[dict[str, Any]],
         check_unique(cluster, topic, verdict)
     letters = _read_letters(cluster, verdict)
     mids = read_mids(cluster)
-    covariance = covariance_of(mids)
+    covariance, by_bar = covariance_of(mids), covariances_of(mids)
     if ledger.undelivered:
         verdict.problems.add("lost", f"{ledger.undelivered} messages could not be delivered to Kafka", ledger.undelivered)
     spoiled = {
@@ -132,7 +142,7 @@ def judge(cluster: Cluster, ledger: SimulatorLedger, told: list[dict[str, Any]],
     tasks = [
         HedgeTask(
             cluster, lane, n_lanes, REFERENCE, ledger.of_lane(HEDGER_INPUTS, lane), [], letters.get(lane, []),
-            {topic: found for (topic, partition), found in ledger.unplaced.items() if partition == lane}, spoiled, mids, covariance,
+            {topic: found for (topic, partition), found in ledger.unplaced.items() if partition == lane}, spoiled, mids, covariance, by_bar,
         )
         for lane in range(n_lanes)
     ]  # fmt: skip
@@ -197,7 +207,25 @@ def read_mids(cluster: Cluster) -> dict[str, tuple[list[int], list[float]]]:
     return {symbol: ([t for t, _ in sorted(rows)], [m for _, m in sorted(rows)]) for symbol, rows in found.items()}
 
 
-def covariance_of(mids: Mapping[str, tuple[list[int], list[float]]]) -> dict[tuple[str, str], float]:
+def covariances_of(mids: Mapping[str, tuple[list[int], list[float]]]) -> dict[int, Covariance]:
+    """Return, by the end of each bar in which both were quoted, the weighted covariances of the last mids' returns of the bars so far (hedging §2)."""
+    last: dict[str, dict[int, float]] = {symbol: {} for symbol in PERPS}
+    for symbol in PERPS:
+        for time_ns, mid in zip(*mids[symbol], strict=True):
+            last[symbol][time_ns // BAR_NS] = mid
+    found: dict[int, Covariance] = {}
+    sums, before, bars = dict.fromkeys(product(PERPS, PERPS), 0.0), dict[str, float](), 0
+    for bar in sorted(set.intersection(*(set(there) for there in last.values()))):
+        now = {symbol: last[symbol][bar] for symbol in PERPS}
+        if before:
+            returns, bars = {symbol: math.log(now[symbol] / before[symbol]) for symbol in PERPS}, bars + 1
+            sums = {(a, b): MEMORY * x + (1.0 - MEMORY) * returns[a] * returns[b] for (a, b), x in sums.items()}
+            found[(bar + 1) * BAR_NS] = {pair: x / (1.0 - MEMORY**bars) for pair, x in sums.items()}
+        before = now
+    return found
+
+
+def covariance_of(mids: Mapping[str, tuple[list[int], list[float]]]) -> Covariance:
     """Return the covariances of what is hedged with, from one quote to the next; the load's prices are stationary until they stand still."""
     returns: dict[str, dict[int, float]] = {}
     for symbol in PERPS:
@@ -205,6 +233,21 @@ def covariance_of(mids: Mapping[str, tuple[list[int], list[float]]]) -> dict[tup
         returns[symbol] = {times[i]: math.log(there[i] / there[i - 1]) for i in range(1, len(there)) if there[i] != there[i - 1]}
     both = sorted(set.intersection(*(set(found) for found in returns.values())))
     return {(a, b): sum(returns[a][t] * returns[b][t] for t in both) / max(len(both), 1) for a in PERPS for b in PERPS}
+
+
+def _inner(s: Covariance, a: Mapping[str, float], b: Mapping[str, float]) -> float:
+    """Return a'Sb as a notional, squared, of the first instrument to hedge with."""
+    return sum(a.get(i, 0.0) * s[i, j] * b.get(j, 0.0) for i in PERPS for j in PERPS) / s[PERPS[0], PERPS[0]]
+
+
+def _risk(s: Covariance, x: Mapping[str, float]) -> float:
+    """Return the risk of some notionals, as the notional of the first instrument to hedge with that has the same."""
+    return math.sqrt(max(_inner(s, x, x), 0.0))
+
+
+def share_hedged(s: Covariance, needed: Mapping[str, float], held: Mapping[str, float]) -> float:
+    """Return the share of what is needed that is hedged: 1 when all is, above 1 when more is (hedging §4)."""
+    return -_inner(s, needed, held) / max(_inner(s, needed, needed), 1e-18)
 
 
 # ---- one lane -------------------------------------------------------------------------------------------------------------------
@@ -438,11 +481,12 @@ class Replay:
             needed[ratio["instrument"]] += ratio["used"] * e.get(ratio["exposure"], 0.0)
         p_before = {j: held[j] + flight[j] for j in held}
         p_after = {j: x + trades.get(j, 0.0) for j, x in p_before.items()}
-        first, after = (self._risk({j: needed[j] + x for j, x in there.items()}) for there in (p_before, p_after))
-        need = self._risk(needed)
+        s = self.task.by_bar.get(p["covariance_ts_ns"], self.task.covariance)
+        first, after = (_risk(s, {j: needed[j] + x for j, x in there.items()}) for there in (p_before, p_after))
+        need = _risk(s, needed)
         if after > NOISE * first:
             self._wrong(p, f"hedge {name} takes the book's risk from {first:.0f} to {after:.0f}", "hedged_twice")
-        shares = [-self._inner(needed, there) / max(need, 1e-9) ** 2 for there in (p_before, p_after)]
+        shares = [share_hedged(s, needed, there) for there in (p_before, p_after)]
         if need > BAND * REFERENCE_NOTIONAL and shares[1] > max(shares[0], OVERHEDGE) * NOISE:
             self._wrong(p, f"hedge {name} takes the share that is hedged from {shares[0]:.3f} to {shares[1]:.3f}", "hedged_twice")
 
@@ -461,15 +505,6 @@ class Replay:
         now = p["decision_ts_ns"]
         near = range(bisect_left(times, now - QUOTE_SPAN_NS), bisect_right(times, now + QUOTE_SPAN_NS))
         return any(math.isclose(mids[at], mid, rel_tol=CLOSE, abs_tol=1e-6 / abs(in_units(quantity, symbol))) for at in near)
-
-    def _inner(self, a: Mapping[str, float], b: Mapping[str, float]) -> float:
-        """Return a'Sb as a notional, squared, of the first instrument to hedge with."""
-        s = self.task.covariance
-        return sum(a.get(i, 0.0) * s[i, j] * b.get(j, 0.0) for i in PERPS for j in PERPS) / s[PERPS[0], PERPS[0]]
-
-    def _risk(self, x: Mapping[str, float]) -> float:
-        """Return the risk of some notionals, as the notional of the first instrument to hedge with that has the same."""
-        return math.sqrt(max(self._inner(x, x), 0.0))
 
     def _wrong(self, p: dict[str, Any], text: str, kind: str = "state_mismatch") -> None:
         self.problems.add(kind, f"{p['book']}, audit record {p['seq']} of lane {self.task.lane} ({p['outcome']}): {text}")
@@ -494,12 +529,13 @@ class Replay:
         last = {symbol: mids[-1] for symbol, (_, mids) in self.task.mids.items()}
         symbols = book.exposure.keys() | book.targets[-1].keys()
         if symbols <= set(PERPS):  # hedged by what it is exposed in: nothing of the product is needed to know how well
-            need = {s: in_units(book.exposure[s], s) * last[s] - book.targets[-1].get(s, 0.0) for s in PERPS}
-            left = {s: need[s] + in_units(book.hedge[s], s) * last[s] for s in PERPS}
-            risk, whole, total = self._risk(left), self._risk(need), sum(map(abs, need.values()))
+            s = self.task.covariance
+            need = {one: in_units(book.exposure[one], one) * last[one] - book.targets[-1].get(one, 0.0) for one in PERPS}
+            left = {one: need[one] + in_units(book.hedge[one], one) * last[one] for one in PERPS}
+            risk, whole, total = _risk(s, left), _risk(s, need), sum(map(abs, need.values()))
             # Nothing is traded while the gradient is under the price of trading: with hedges that move together much can be left to each other.
             band = BAND * max(total, REFERENCE_NOTIONAL) * (whole / total) ** 2 if total else 0.0
-            steepest = max(abs(self._inner({s: 1.0}, left)) for s in PERPS)
+            steepest = max(abs(_inner(s, {one: 1.0}, left)) for one in PERPS)
             if risk > REST * (1.0 - COVERAGE) * whole and steepest > REST * band and risk > 1.0:
                 self._wrong(p, f"risk {risk:.0f} of {whole:.0f} is not hedged at the end", "hedges_lost")
 

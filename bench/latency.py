@@ -47,6 +47,7 @@ from bench.open_loop import (
     generate,
     quantiles,
 )
+from bench.warm_broker import warm_broker
 from connectors.kafka_server import BrokerUnavailable, free_port
 from flows.settings import Settings, variable
 from schemas.registry import EXECUTION_CHANGELOG
@@ -441,8 +442,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quotes", type=float, default=QUOTES_PER_S, metavar="N", help="market quotes per second (1000)")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="how long each rate is measured (20)")
     parser.add_argument("--warmup", type=float, default=3.0, metavar="S", help="how long it runs before that (3)")
-    parser.add_argument("--prepare", type=float, default=15.0, metavar="S", help="how long the broker is made warm first, 0 for not (15)")
-    parser.add_argument("--partitions", type=int, default=8, metavar="N", help="lanes (8)")
+    parser.add_argument("--prepare", type=float, default=15.0, metavar="S", help="how long the flows run before all, 0 for not (15)")
+    parser.add_argument("--partitions", type=int, default=4, metavar="N", help="lanes (4)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the ids (1)")
     parser.add_argument(
         "--set", type=setting, action="append", default=[], metavar="NAME=VALUE", help="a setting of the worker, as commit_interval_ms=10"
@@ -474,6 +475,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with broker(folder, args.wipe) as (cluster, may_delete):
             warm(cluster)
+            warm_broker(cluster.bootstrap, java_of(folder))
             empty_topics(cluster, args.partitions, may_delete)
             stamp_topics(cluster, (REPORT, FILL, EXECUTION_CHANGELOG, COVER))
             bench = (HedgedBench if args.flow == "hedger" else Bench)(cluster, folder, args, java_of(folder))

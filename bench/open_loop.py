@@ -136,10 +136,11 @@ class Gate:
 
 
 def producer_of(cluster: Cluster, name: str, idempotent: bool = True) -> Producer:
-    """Return a producer that places keys as hedgerow does and sends at once. An idempotent one spins until a broker just started gives it an id."""
+    """Return a producer that places keys as hedgerow does. An idempotent one spins until a broker just started gives it an id."""
     return Producer(
         {
-            "linger.ms": 1,
+            # librdkafka's default. It sends a request for each partition: with 1 ms the broker has as many requests as there are records.
+            "linger.ms": 5,
             "queue.buffering.max.messages": 2_000_000,
             "queue.buffering.max.kbytes": 1_048_576,
             **cluster.options,

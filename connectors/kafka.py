@@ -357,9 +357,10 @@ class Session:
                 "session.timeout.ms": config.session_timeout_ms,
                 "heartbeat.interval.ms": max(100, min(1000, config.session_timeout_ms // 6)),
                 "max.poll.interval.ms": max(300_000, config.session_timeout_ms, config.restore_timeout_ms + 2 * config.assign_timeout_ms),
-                # Without a minimum every arriving record ends a fetch at once; at 5,000 records/s commits then took twice as long (20 ms).
+                # Without a minimum every arriving record ends a fetch at once; at 5,000 records/s commits then took twice as long (20 ms). With
+                # 5 ms a broker on the same two cores has less to answer others with: fills were visible later than with 10 (docs/benchmarks.md).
                 "fetch.min.bytes": 65_536,
-                "fetch.wait.max.ms": 5,
+                "fetch.wait.max.ms": 10,
                 "fetch.queue.backoff.ms": 5,
                 "queued.max.messages.kbytes": queue_kb,
             }
@@ -878,6 +879,8 @@ def _plain_reader(client: dict[str, Any], name: str) -> dict[str, Any]:
         "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
         "enable.partition.eof": True,
+        # as for the group's consumer: a minimum, or each quote is a fetch of all partitions
+        "fetch.min.bytes": 65_536,
         "fetch.wait.max.ms": 10,
         "fetch.queue.backoff.ms": 5,
     }

@@ -14,8 +14,6 @@ import importlib
 import json
 import os
 import secrets
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -37,15 +35,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from connectors.child_process import die_with_parent
 from connectors.mock_broker import MockBroker
 from connectors.simulator.crash import ACCOUNTS, PAPER, STRESSED, Crash, Scenario, Timeline
 from connectors.simulator.crash_command import batches, tell
 from connectors.simulator.sender import Sender
 from connectors.topics import partitions_of
 from flows import canary_show as show
+from flows.demo_process import Child, DemoError, to_its_end
 from flows.settings import PREFIX
-from flows.watch import DemoError
 from schemas import registry
 from schemas.canary import CanaryAlertMessage, NoticeMessage, RegimeMessage
 from schemas.parse import parse
@@ -84,21 +81,7 @@ def run(args: argparse.Namespace) -> int:
         print("hedgerow: --seed must be from 0 to 2^63 - 1", file=sys.stderr)
         return 2
     console = Console(highlight=False)
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _Demo(seconds, args.seed, console, args.plain or not console.is_terminal).run()
-    except DemoError as error:
-        print(f"hedgerow: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("hedgerow: the demo was interrupted; everything it started has ended", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    return to_its_end(_Demo(seconds, args.seed, console, args.plain or not console.is_terminal).run)
 
 
 def scenario_of(seed: int) -> Scenario:
@@ -324,41 +307,6 @@ def walked(stages: Sequence[str], wanted: Sequence[str] = WALK) -> bool:
 # ---- the run ---------------------------------------------------------------------------------------------------------------------
 
 
-class _Child:
-    """A process of the demo. It is killed when this one ends, however that happens."""
-
-    def __init__(self, name: str, words: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
-        self.name, self.log = name, folder / f"{name}.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "flows.crash_demo", name, *words], env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=die_with_parent(signal.SIGKILL),
-            )  # fmt: skip
-
-    def check(self) -> None:
-        """Raise DemoError, with what the child said last, when it has ended."""
-        code = self.process.poll()
-        if code is not None:
-            said = " / ".join(self.log.read_text(errors="replace").splitlines()[-3:]) or "it said nothing"
-            raise DemoError(f"the {self.name} worker ended with code {code}: {said}")
-
-    def stop(self) -> bool:
-        """Ask the child to end; return whether it did so in good order."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            return self.process.wait(STOP_S) == 0
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return False
-
-    def kill(self) -> None:
-        """End the child at once."""
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-
 class _Demo:
     """One run."""
 
@@ -394,14 +342,14 @@ class _Demo:
             sender.producer.flush(30.0)
             self._wait_quiet(children, reader)
             settled = self._tell(clock, sender, moments, children, reader, receiver)
-            good = [child.stop() for child in children]
+            good = [child.stop(STOP_S) == 0 for child in children]
             reader.end()
             return self._conclude(receiver, settled, all(good))
 
     def _say(self, text: str) -> None:
         self.console.print(text if self.plain else f"[green]▸[/] {text}")
 
-    def _children(self, bootstrap: str, folder: Path, port: int, secret: str, stack: ExitStack) -> list[_Child]:
+    def _children(self, bootstrap: str, folder: Path, port: int, secret: str, stack: ExitStack) -> list[Child]:
         targets = folder / "targets.toml"
         targets.write_text(
             f'[[target]]\nname = "demo"\nurl = "http://127.0.0.1:{port}/canary"\nsecrets = ["env:{_SECRET}"]\nprofiles = ["{PROFILES[0]}"]\n'
@@ -413,19 +361,19 @@ class _Demo:
         words = ("--kafka", bootstrap, "--seed", str(self.scenario.seed), "--seconds", str(self.seconds), "--began", str(folder / "began"))
         children = []
         for name in (*FLOWS, DELIVERER):
-            child = _Child(name, words, given | own, folder)
+            child = Child(name, (name, *words), given | own, folder, module="flows.crash_demo")
             stack.callback(child.kill)
             children.append(child)
         self._say(f"one worker each of {', '.join(FLOWS)}, and the deliverer, start (the first time kernels are compiled: a minute or two)")
         return children
 
-    def _check(self, children: Sequence[_Child], reader: Reader) -> None:
+    def _check(self, children: Sequence[Child], reader: Reader) -> None:
         for child in children:
-            child.check()
+            child.check(may_end=False)
         if reader.failure is not None:
             raise DemoError(f"the outputs cannot be read: {reader.failure}")
 
-    def _wait_quiet(self, children: Sequence[_Child], reader: Reader) -> None:
+    def _wait_quiet(self, children: Sequence[Child], reader: Reader) -> None:
         """Wait until the history is taken in: every account was judged under every profile, and all is quiet."""
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline:
@@ -443,7 +391,7 @@ class _Demo:
         raise DemoError(f"not every account was judged quiet within {READY_S:.0f} s: {found or 'no alert at all'}")
 
     def _tell(
-        self, clock: StoryClock, sender: Sender, moments: Iterator[Any], children: Sequence[_Child], reader: Reader, receiver: Receiver
+        self, clock: StoryClock, sender: Sender, moments: Iterator[Any], children: Sequence[Child], reader: Reader, receiver: Receiver
     ) -> bool:
         """Tell the story and show what is made of it; return whether all had come to rest in the end."""
         over = threading.Event()

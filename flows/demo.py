@@ -13,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
@@ -31,6 +31,7 @@ from connectors.simulator.faults import parse_faults
 from connectors.topics import TopicsError, connect, create_topics, partitions_of
 from flows import warm
 from flows.board import Figures, board, level_lines, level_table, passed, plain_line
+from flows.demo_process import Child, DemoError, to_its_end
 from flows.run import FLOWS
 from flows.settings import PREFIX, load_settings
 from flows.watch import (
@@ -38,7 +39,6 @@ from flows.watch import (
     ALIASES,
     FILLS,
     REPORTS,
-    DemoError,
     Metrics,
     Reader,
     Sent,
@@ -99,21 +99,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     console = Console(highlight=False)
     plain = args.plain or not console.is_terminal
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _Demo(args, console, plain).run()
-    except DemoError as error:
-        print(f"hedgerow: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("hedgerow: the demo was interrupted; everything it started has ended", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    return to_its_end(_Demo(args, console, plain).run)
 
 
 def _bad_arguments(args: argparse.Namespace) -> str:
@@ -131,53 +117,6 @@ def _bad_arguments(args: argparse.Namespace) -> str:
 
 
 # ---- the run ---------------------------------------------------------------------------------------------------------
-
-
-class _Child:
-    """A child process with its output in a file. It is killed when this process ends, however that happens."""
-
-    def __init__(self, name: str, words: Iterable[str], environment: Mapping[str, str], folder: Path) -> None:
-        self.name = name
-        self.output, self.log = folder / f"{name}.out", folder / f"{name}.log"
-        with self.output.open("wb") as out, self.log.open("wb") as log:
-            self.process = self._start(list(words), environment, out, log)
-
-    def _start(self, words: list[str], environment: Mapping[str, str], out: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "flows", *words],
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C is for the demo, which stops its children in order
-            preexec_fn=die_with_parent(signal.SIGKILL),
-        )
-
-    def check(self) -> None:
-        """Raise DemoError, with what the child said last, when it has ended badly."""
-        code = self.process.poll()
-        if code:
-            raise DemoError(f"the {self.name} ended with code {code}: {self.said()}")
-
-    def said(self) -> str:
-        """Return the last lines of the child's log."""
-        return " / ".join(self.log.read_text(errors="replace").splitlines()[-3:]) or "it said nothing"
-
-    def stop(self, timeout_s: float) -> int | None:
-        """Ask the child to end and wait; return its exit code, None when it had to be killed."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return None
-
-    def kill(self) -> None:
-        """End the child at once."""
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
 
 
 class _Demo:
@@ -205,13 +144,13 @@ class _Demo:
             bootstrap, client = self._broker(stack)
             environment = self._environment(bootstrap)
             self._say(f"starting one worker of the {FLOW} flow")
-            worker = _Child("worker", ("run", FLOW), environment, folder)
+            worker = Child("worker", ("run", FLOW), environment, folder)
             stack.callback(worker.kill)
             began = self._wait_ready(worker)
             reader = Reader(bootstrap, client, self.tally)
             stack.callback(reader.end)
             reader.start()
-            simulator = _Child("simulator", self._simulation(folder), environment, folder)
+            simulator = Child("simulator", self._simulation(folder), environment, folder)
             stack.callback(simulator.kill)
             sent, final, settled = self._watch(worker, simulator, reader, began, folder / LEDGER)
             code = worker.stop(STOP_S)
@@ -269,7 +208,7 @@ class _Demo:
         numbers = ("--seconds", str(a.seconds), "--rate", str(a.rate), "--seed", str(a.seed))
         return ("simulate", *numbers, "--quotes-rate", str(QUOTES_RATE), "--faults", a.faults, "--ledger", str(folder / LEDGER))
 
-    def _wait_ready(self, worker: _Child) -> Metrics:
+    def _wait_ready(self, worker: Child) -> Metrics:
         """Wait until the worker owns every lane and is through with what an earlier run left; return its metrics then.
 
         Its lag does not tell: transaction markers at the end of a partition count in it. That its counters stand still does.
@@ -290,7 +229,7 @@ class _Demo:
 
     # -- while it runs --
 
-    def _watch(self, worker: _Child, simulator: _Child, reader: Reader, began: Metrics, ledger: Path) -> tuple[Sent, Metrics, bool]:
+    def _watch(self, worker: Child, simulator: Child, reader: Reader, began: Metrics, ledger: Path) -> tuple[Sent, Metrics, bool]:
         """Show how it goes until the simulator has ended and everything it sent was taken in, or SETTLE_S later.
 
         Returns what was sent, the worker's metrics since the start, and whether all had settled.
@@ -332,7 +271,7 @@ class _Demo:
             self.shown = time.monotonic()
             print(plain_line(figures), flush=True)
 
-    def _look(self, phase: str, worker: _Child, reader: Reader, began: Metrics) -> Metrics:
+    def _look(self, phase: str, worker: Child, reader: Reader, began: Metrics) -> Metrics:
         """Scrape the worker and put the figures together; return its metrics since the start. Raises DemoError when a part has failed."""
         worker.check()
         if reader.failure is not None:
@@ -385,7 +324,7 @@ class _Demo:
 
     # -- the end --
 
-    def _tell(self, sent: Sent, final: Metrics, reader: Reader, settled: bool, code: int | None, worker: _Child) -> int:
+    def _tell(self, sent: Sent, final: Metrics, reader: Reader, settled: bool, code: int | None, worker: Child) -> int:
         with self.tally.lock:
             self.figures = replace(
                 self.figures, phase="done: the whole run", latency=self.tally.spread(), latency_of="",

@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     )
     trim_interval_s: int = Field(10, ge=1, le=86_400, description="Time between deletions of obsolete changelog records.")
     hedge_bar_s: int = Field(5, ge=1, le=3_600, description="Hedger: length of a bar of the covariances; the same for all workers.")
-    hedge_interval_ms: int = Field(150, ge=0, le=60_000, description="Hedger: least time between two decisions of one book.")
+    hedge_interval_ms: int = Field(250, ge=0, le=60_000, description="Hedger: least time between two decisions of one book.")
     hedge_ack_ms: int = Field(
         1_000,
         ge=10,

@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from connectors.simulator.damage import TRADES as SPOILED
 from flows.board import LastFill, Level, Spread, VenueSlippage
+from flows.demo_process import DemoError
 from schemas.registry import EXECUTION_BROADCAST, EXECUTION_INPUTS
 
 REPORTS, ALIASES = "venue.execution.report.v1", "execution.state.alias.v1"
@@ -35,10 +36,6 @@ READ = (REPORTS, ALIASES, FILLS, AUDIT, DEAD, ALERTS)
 
 _SPOILED = frozenset(SPOILED) - {"duplicate_keys"}  # a field given twice, the last one the true one, is a repeat and not a dead letter
 _AIM_P50_MS, _AIM_P95_MS = 20.0, 40.0
-
-
-class DemoError(RuntimeError):
-    """The demo cannot go on; the message says why."""
 
 
 # ---- what is read from the topics ------------------------------------------------------------------------------------

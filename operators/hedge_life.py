@@ -28,7 +28,7 @@ class LifeRules(NamedTuple):
     """UNKNOWN for so long is escalated and counts as a failure; it still counts as in flight."""
     expires_ns: int = 30_000_000_000
     """How long an intent may be executed."""
-    interval_ns: int = 150_000_000
+    interval_ns: int = 250_000_000
     """Least time between two decisions of a book; HALT, resume and order channels do not wait."""
     rest_ns: int = 500_000_000
     """Rest of a book after a hedge was refused or expired without a fill; doubled each time in a row."""

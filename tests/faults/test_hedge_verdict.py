@@ -15,7 +15,7 @@ import pytest
 from bench.hedge_load import ALLOCATIONS, COVERS, DESK, FILLS, ORDERS
 from bench.hedge_memory import Run, play
 from bench.hedge_oracle import Leg, hedge_id, order_id
-from bench.hedge_verdict import AUDIT, DLQ, EVENTS
+from bench.hedge_verdict import AUDIT, DLQ, EVENTS, covariances_of, read_mids, share_hedged
 from bench.ledger import Record
 from operators.hedger import HedgerLogic
 from schemas.registry import HEDGER_CHANGELOG
@@ -58,6 +58,25 @@ def test_a_run_in_memory_with_restarts_is_good_and_has_everything_in_it(good: Ru
     assert verdict.decisions["sent"] == verdict.hedges.total() > 30
     assert all(verdict.balance[name] > 0 for name in ("applied", "duplicate", "echo", "dlq", "rerouted"))
     assert all(good.topics.there[topic, 0] for topic in (FILLS, ALLOCATIONS, ORDERS, DESK, COVERS))
+
+
+def test_the_covariances_a_share_is_judged_by_are_those_the_hedger_had(good: Run) -> None:
+    """The judge makes them of all quotes, one by one; with restarts, which read the quotes again, they are the same."""
+    by_bar, judged = covariances_of(read_mids(good.topics)), 0
+    for place in good.topics.places([AUDIT]):
+        for record in good.topics.there[place]:
+            p = json.loads(record.value)["payload"]
+            if p["outcome"] != "sent" or p["expected"].get("overhedge_share") is None:
+                continue
+            exposure = {row["symbol"]: row["notional"] for row in p["exposures"]}
+            needed = {row["instrument"]: 0.0 for row in p["legs"]}
+            for ratio in p["ratios"]:
+                needed[ratio["instrument"]] += ratio["used"] * exposure[ratio["exposure"]]
+            after = {row["instrument"]: row["held"] + row["in_flight"] + row["trade"] for row in p["legs"]}
+            share = share_hedged(by_bar[p["covariance_ts_ns"]], needed, after)
+            assert share == pytest.approx(p["expected"]["overhedge_share"], rel=1e-9)
+            judged += 1
+    assert judged > 30
 
 
 def test_a_hedge_sent_twice_is_found(run: Run) -> None:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from connectors.mock_broker import MockBroker
 from flows.board import Level, passed
+from flows.demo_process import DemoError
 from flows.metrics import RuntimeCollector
 from flows.watch import (
     ALIASES,
@@ -24,7 +25,6 @@ from flows.watch import (
     FILLS,
     READ,
     REPORTS,
-    DemoError,
     Metrics,
     Reader,
     Sent,
