@@ -63,7 +63,7 @@ def test_warm_other_books_need_no_other_signature_even_in_a_new_process(warmed: 
 def test_every_kernel_of_the_hedger_is_warm_or_called_by_kernels_only(warmed: warm.Warmed) -> None:
     """A new kernel has to be put into `warm`, or here."""
     inner = {
-        "book_fold": ("book_row", "position_row"),
+        "book_fold": ("book_row", "position_row", "seen_before"),
         "hedge_bars": (),
         "lots": (),
         "optimiser": ("complementarity", "infeasibility", "leg_minimum", "optimality_violation"),
