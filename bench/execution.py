@@ -36,6 +36,7 @@ from bench.driver import DriverError, broker, environment_of, put_away, warm
 from bench.ledger import Cluster, Place, ReadError
 from bench.stages import STAGES, parse_stat, us_per
 from bench.verdict import say
+from bench.warm_broker import child_java, warm_broker
 from connectors.child_process import die_with_parent
 from connectors.kafka_server import BrokerUnavailable, kafka_version
 from schemas.reference import load_reference
@@ -531,16 +532,6 @@ def line(results: list[Result], stages: dict[str, float], skipped: list[Contende
     }
 
 
-def child_java() -> int | None:
-    """Return the process id of the broker this process started, if it did."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            name, fields = parse_stat((folder / "stat").read_text())
-            if int(fields[1]) == os.getpid() and name == "java":
-                return int(folder.name)
-    return None
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run hedgerow and the peers; return 0 only if every output was equal to what the load must come to."""
     parser = argparse.ArgumentParser(prog="python -m bench.execution", description=__doc__.splitlines()[0] if __doc__ else None)
@@ -582,6 +573,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"made {len(loads[1].records):,} records, {loads[1].bytes / 1e6:.0f} MB, {loads[1].truth.count:,} fills to come of them")
         with broker(folder, args.wipe) as (cluster, _):
             warm(cluster)
+            warm_broker(cluster.bootstrap, child_java())
             bench = Bench(cluster, folder, args.partitions, *loads, args.timeout, child_java())
             found = peers(names, peer_python(args.peer_python), cluster.bootstrap)
             skipped = [contender for contender in found if contender.missing]

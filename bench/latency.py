@@ -9,7 +9,6 @@ read_committed consumer in a process of its own has the fill (with `--flow hedge
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import shutil
@@ -47,7 +46,7 @@ from bench.open_loop import (
     generate,
     quantiles,
 )
-from bench.warm_broker import warm_broker
+from bench.warm_broker import child_java, warm_broker
 from connectors.kafka_server import BrokerUnavailable, free_port
 from flows.settings import Settings, variable
 from schemas.registry import EXECUTION_CHANGELOG
@@ -475,10 +474,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with broker(folder, args.wipe) as (cluster, may_delete):
             warm(cluster)
-            warm_broker(cluster.bootstrap, java_of(folder))
+            warm_broker(cluster.bootstrap, child_java())
             empty_topics(cluster, args.partitions, may_delete)
             stamp_topics(cluster, (REPORT, FILL, EXECUTION_CHANGELOG, COVER))
-            bench = (HedgedBench if args.flow == "hedger" else Bench)(cluster, folder, args, java_of(folder))
+            bench = (HedgedBench if args.flow == "hedger" else Bench)(cluster, folder, args, child_java())
             try:
                 bench.start()
                 if args.prepare:
@@ -501,16 +500,6 @@ def main(argv: list[str] | None = None) -> int:
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return 0 if good else 1
-
-
-def java_of(folder: Path) -> int | None:
-    """Return the process of our own broker, told by its settings file; None when it is somebody else's."""
-    mine = str(folder / "kafka" / "server.properties").encode()
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mine in (entry / "cmdline").read_bytes().split(b"\0"):
-                return int(entry.name)
-    return None
 
 
 if __name__ == "__main__":

@@ -24,11 +24,12 @@ from rich.table import Table
 
 from bench.backlog import RATE, Load, Maker
 from bench.driver import REFERENCE, Driver, DriverError, broker, children, put_away, warm
-from bench.execution import FILLS, QUIET_S, SECOND, WARM_RECORDS, BenchError, Drain, child_java, cpu_seconds, send, told
+from bench.execution import FILLS, QUIET_S, SECOND, WARM_RECORDS, BenchError, Drain, cpu_seconds, send, told
 from bench.ledger import Cluster, ReadError
 from bench.open_loop import busy_s
 from bench.oracle import lane_of
 from bench.verdict import say
+from bench.warm_broker import child_java, warm_broker
 from connectors.kafka_server import BrokerUnavailable
 from schemas.reference import load_reference
 from tests.conftest import fresh_topics
@@ -256,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
         warm_up, backlog = maker.load(WARM_RECORDS, start_ns), maker.load(args.records, start_ns + 5 * SECOND)
         with broker(folder, args.wipe) as (cluster, _):
             warm(cluster)
+            warm_broker(cluster.bootstrap, child_java())
             bench = Bench(cluster, folder, args.partitions, warm_up, backlog, args.timeout, child_java())
             results = []
             for count in counts:

@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from bench.driver import say
+from bench.stages import parse_stat
 from bench.transactions import LANES, OUTPUTS, VALUE, Worker
 
 TOPICS = (*OUTPUTS, "changelog", "in-2")
@@ -28,14 +29,23 @@ MOST_S = 180.0
 RECORDS_PER_S = 2_000
 
 
+def child_java() -> int | None:
+    """Return the process id of the broker this process started, if it did."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            name, fields = parse_stat((folder / "stat").read_text())
+            if int(fields[1]) == os.getpid() and name == "java":
+                return int(folder.name)
+    return None
+
+
 def compiler_s(pid: int) -> float:
     """Return the processor time a JVM's compiler threads have had, as far as they still live."""
     ticks = 0
     for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(OSError, IndexError, ValueError):
-            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+            name, fields = parse_stat(stat.read_text())
             if name.startswith(("C1 Compiler", "C2 Compiler")):
-                fields = rest.split()
                 ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
