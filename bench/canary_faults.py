@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -62,6 +63,10 @@ class Receiver:
 
             def log_message(self, *args: Any) -> None:
                 pass
+
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionError):  # the deliverer was killed between two requests
+                    super().handle()
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -173,7 +178,7 @@ class CanaryFaults(Faults):
             self.stop(self.name(number))
         self.stop("monitor")
         order(self.folder, "end")
-        self.done("load", DRAIN_TIMEOUT_S)
+        self.finished("load", DRAIN_TIMEOUT_S)
         self.receiver.close()
 
     def verdict(self) -> CanaryVerdict:

@@ -115,7 +115,7 @@ class Driver:
         if code != 0:
             raise DriverError(f"{name} ended with code {code} when it was stopped:\n{self.tail(f'{name}.err')}")
 
-    def done(self, name: str, timeout_s: float) -> None:
+    def finished(self, name: str, timeout_s: float) -> None:
         """Wait until a process has ended by itself. Raises DriverError when it does not, or ends badly."""
         try:
             code = self._processes[name].wait(timeout_s)

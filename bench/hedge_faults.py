@@ -89,7 +89,7 @@ class HedgerFaults(Faults):
         say(f"all hedges have ended, and nothing new was sent, {time.monotonic() - begun:.1f} s after the last fill")
         order(self.folder, "end")
         for name in ("load", "agent"):
-            self.done(name, DRAIN_TIMEOUT_S)
+            self.finished(name, DRAIN_TIMEOUT_S)
 
     def verdict(self) -> HedgeVerdict:
         """Compare everything that came of what was sent; the workers must have stopped. Raises ReadError."""

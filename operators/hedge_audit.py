@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from operators.book_frame import BookFrame, BookView, largest_pairs
+from operators.book_frame import BookFrame, BookView, largest_pairs, zero_for_nan
 from operators.book_value import Decision
 from operators.hedge_market import HedgeMarket
 from operators.ratios import FAST, SLOW, correlation
@@ -43,9 +43,9 @@ def record_of(decision: Decision, frame: BookFrame, view: BookView, ratios: list
         for i in _largest(np.where(np.isnan(decision.e), np.inf, np.abs(decision.e)))
     ]
     size = (
-        np.abs(np.nan_to_num(decision.p))
-        + np.abs(np.nan_to_num(decision.in_flight))
-        + np.abs(np.nan_to_num(decision.d))
+        np.abs(zero_for_nan(decision.p))
+        + np.abs(zero_for_nan(decision.in_flight))
+        + np.abs(zero_for_nan(decision.d))
         + np.abs(decision.proposed)
     )
     legs = [
@@ -108,7 +108,7 @@ def ratios_of(decision: Decision, frame: BookFrame, view: BookView, market: Hedg
 
 def residual_of(decision: Decision, frame: BookFrame) -> dict[str, float]:
     """Return the distance of filled hedges from what is needed, by instrument; nothing of it while it is not known."""
-    return {frame.instruments[j]: float(decision.d_filled[j]) for j in np.flatnonzero(np.nan_to_num(decision.d_filled)).tolist()[:MOST]}
+    return {frame.instruments[j]: float(decision.d_filled[j]) for j in np.flatnonzero(zero_for_nan(decision.d_filled)).tolist()[:MOST]}
 
 
 def _largest(size: Any, everything: bool = False) -> list[int]:

@@ -717,7 +717,7 @@ class HedgerLogic(OnLedger[HedgeLedger]):
         assert book.ratios is not None
         rows = self.ledger.positions.arrays.rows
         mine = self.ledger.books.arrays.rows[book.row]
-        exposed, held = rows[book.exposure_rows], rows[book.held_rows]
+        exposed, held = rows.take(book.exposure_rows), rows.take(book.held_rows)  # whole rows, not field by field
         ttl = exposed["target_ttl_ns"]
         known = (exposed["flags"] & g.P_TARGET) != 0
         today = held["traded_day"] == now_ns // DAY_NS

@@ -74,7 +74,7 @@ class Bench:
     def __init__(
         self, rules: HedgeRules | None = None, times: LifeRules | None = None, bars: int = 60, seed: int = 1, **universe_changes: Any
     ) -> None:
-        self.rules, self.times = rules, times
+        self.rules, self.times = rules, times or LifeRules(interval_ns=150_000_000)  # steps of tests are 200 ms
         self.now_ns = START_NS
         self.market = HedgeMarket(REFERENCE, MarketRules())
         self.mids = np.array([100.0, 100.1, 50.0, 20.0])
