@@ -233,9 +233,7 @@ class ToyKit:
 
     def __init__(self, chance: Random) -> None:
         self.n_lanes = 3
-        self.flow = Flow(
-            "toy", INPUTS, (OUT, DEAD, LATE), (), CHANGELOG, lambda lane, n, _: self.logic(lane), lambda: None, tick_early=True
-        )
+        self.flow = Flow("toy", INPUTS, (OUT, DEAD, LATE), (), CHANGELOG, lambda lane, n, _: self.logic(lane), lambda: None)
         self._sent = self._transactions = 0
         self._recent: deque[tuple[str, bytes, bytes]] = deque(maxlen=8)
 
@@ -632,10 +630,7 @@ class HedgerKit:
         self._lane_of = lane_of
         self.timeline = Timeline(self.books, chance)
         found = flow_of(self.timeline.reference)
-        self.flow = Flow(
-            found.name, found.inputs, found.outputs, (), found.changelog, lambda lane, n, _: self.logic(lane), lambda: None,
-            tick_early=found.tick_early,
-        )  # fmt: skip
+        self.flow = Flow(found.name, found.inputs, found.outputs, (), found.changelog, lambda lane, n, _: self.logic(lane), lambda: None)
         self._said = self._serial = 0
         self._heard = [0] * self.n_lanes
         self._asked = [0] * self.n_lanes

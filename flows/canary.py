@@ -30,7 +30,6 @@ def flow_of(policies: Mapping[str, RiskPolicy], rules: WindowRules | None = None
         make_logic=make_logic,
         make_broadcast=lambda: RegimeBoard(policies),
         broadcast_whole=registry.CANARY_BROADCAST,
-        tick_early=True,
     )
 
 

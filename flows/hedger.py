@@ -36,7 +36,6 @@ def flow_of(
         make_logic=make_logic,
         make_broadcast=lambda: HedgeMarket(reference, market),
         broadcast_whole=registry.HEDGER_STATES,
-        tick_early=True,
     )
 
 

@@ -79,18 +79,15 @@ class Flow:
     hold: Callable[[Sequence[Chunk], BroadcastLogic], Callable[[int], bool]] | None = None
     broadcast_whole: tuple[str, ...] = ()
     """Broadcast topics that are read from their beginning, however far back market data is read."""
-    tick_early: bool = False
-    """Whether lanes with input tick while a commit is under way too: for flows that decide in their ticks, so that deciding does not wait for the broker."""
 
 
 @dataclass(slots=True)
 class _Work:
-    """An item on its way to its lane: a chunk, or (chunk None) a tick: an early one, or one that is the barrier of a commit."""
+    """An item on its way to its lane: a chunk, or (chunk None) the barrier of a tick."""
 
     epoch: int
     lane: int
     chunk: Chunk | None
-    early: bool = False
 
 
 @dataclass(slots=True)
@@ -119,8 +116,6 @@ class _Lane:
     flight_bytes: int = 0
     """Bytes in and out of the commit that is under way."""
     paused: bool = False
-    ticked: float = 0.0
-    """When its clock was last asked, monotonic seconds."""
 
 
 @dataclass(slots=True)
@@ -397,7 +392,7 @@ class Runtime:
         if chunks:
             self._hold(chunks)
         items = [(str(chunk.lane), self._take_in(chunk)) for chunk in chunks]
-        items += self._early_ticks(chunks) if self._commit is not None else self._barrier_if_due()
+        items += self._barrier_if_due()
         self._housekeeping()
         return items
 
@@ -444,14 +439,6 @@ class Runtime:
             for chunk in self._reader.poll(self.config.max_chunk_records, timeout_s, self._clock):
                 self._broadcast.apply(chunk)
                 self._counts["broadcast_records"] += len(chunk)
-
-    def _early_ticks(self, chunks: Sequence[Chunk]) -> list[tuple[str, _Work]]:
-        """Return a tick for each lane of the chunks whose last one is a commit interval ago, for flows that want it; what it brings is committed next."""
-        if not self.flow.tick_early:
-            return []
-        before = self._monotonic() - self.config.commit_interval_ms / 1000
-        lanes = dict.fromkeys(chunk.lane for chunk in chunks)
-        return [(str(lane), _Work(self._epoch, lane, None, early=True)) for lane in lanes if self._lanes[lane].ticked <= before]
 
     def _barrier_if_due(self, force: bool = False) -> list[tuple[str, _Work]]:
         """Return one barrier per lane if a commit is due and none is under way."""
@@ -573,10 +560,8 @@ class Runtime:
                 if work.chunk is not None:
                     records = lane.logic.process(work.chunk, self._clock())
                     outs += self._outs(lane, records)
-                    continue
-                lane.ticked = self._monotonic()
-                outs += self._outs(lane, lane.logic.tick(self._clock()))
-                if not work.early:
+                else:
+                    outs += self._outs(lane, lane.logic.tick(self._clock()))
                     outs.append(self._capture(lane))
         except BaseException as error:
             self._fail(error)

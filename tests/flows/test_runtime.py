@@ -113,9 +113,9 @@ class NotingSession:
 class Bench:
     """A runtime on a noting session, driven step by step as Bytewax drives it."""
 
-    def __init__(self, tick_early: bool = False, **more: Any) -> None:
+    def __init__(self, **more: Any) -> None:
         settings = {"commit_interval_ms": 10, "idle_tick_ms": 10_000} | more
-        self.runtime = Runtime(replace(toy_flow("t"), tick_early=tick_early), toy_config("nowhere:1", "t", "0", **settings))
+        self.runtime = Runtime(toy_flow("t"), toy_config("nowhere:1", "t", "0", **settings))
         self.session = NotingSession()
         self.runtime._session = self.session  # type: ignore[assignment]
         self.source()  # takes the lanes over
@@ -210,31 +210,6 @@ def test_records_folded_during_a_commit_go_into_the_next_one() -> None:
         bench.step()
     assert [did for did in bench.session.did if did[0] == "commit"] == [("commit", [(0, {"t.a": 1})]), ("commit", [(0, {"t.a": 3})])]
     assert bench.session.did.count(("produce", 2)) == 1
-
-
-@pytest.mark.parametrize("early", [False, True])
-def test_a_flow_that_decides_in_its_ticks_ticks_during_a_commit_too_but_not_at_every_chunk(early: bool) -> None:
-    bench = Bench(tick_early=early)
-    bench.session.hold_commit.clear()
-    bench.session.incoming = [[chunk("t.a", 0, 0, [b"1"])]]
-    while bench.runtime._commit is None:
-        bench.step()
-    before = bench.runtime.config
-    bench.runtime.config = replace(before, commit_interval_ms=3_000)  # the test must not be faster than it
-    bench.runtime._lanes[0].ticked -= 5.0
-    works = []
-    for offset in (1, 2):
-        bench.session.incoming = [[chunk("t.a", 0, offset, [b"2"])]]
-        found = bench.source()
-        works.append([(work.lane, work.early) for work in found if work.chunk is None])
-        outs = bench.lanes(found)
-        assert all(out.records is not None for out in outs)  # an early tick is no barrier: nothing is captured
-        bench.runtime.sink_step(outs)
-    assert works == ([[(0, True)], []] if early else [[], []])
-    bench.runtime.config = before
-    bench.session.hold_commit.set()
-    while ("commit", [(0, {"t.a": 3})]) not in bench.session.did:
-        bench.step()
 
 
 def test_records_are_sent_during_a_commit_once_its_own_are_in_their_topics() -> None:
