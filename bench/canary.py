@@ -32,7 +32,7 @@ from bench.driver import Driver, DriverError, broker, empty_topics
 from bench.ledger import Cluster, ReadError
 from bench.open_loop import LEAD_S, READY_TIMEOUT_S, Gate, Meter, broker_times, producer_of, quantiles, reader_of, send_all
 from bench.stages import Timers
-from bench.warm_broker import child_java, warm_broker
+from bench.warm_broker import warm_broker
 from connectors.kafka_server import BrokerUnavailable, free_port
 from flows.settings import variable
 from operators import canary, canary_lane
@@ -554,7 +554,7 @@ def main(argv: list[str] | None = None) -> int:
             with broker(folder, args.wipe) as (cluster, may_delete):
                 from bench.latency import stamp_topics
 
-                warm_broker(cluster.bootstrap, child_java())
+                warm_broker(cluster.bootstrap)
                 empty_topics(cluster, args.partitions, may_delete)
                 stamp_topics(cluster, (ACCOUNT, ALERT, CANARY_CHANGELOG))
                 kafka = KafkaRun(cluster, folder, args)

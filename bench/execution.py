@@ -573,7 +573,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"made {len(loads[1].records):,} records, {loads[1].bytes / 1e6:.0f} MB, {loads[1].truth.count:,} fills to come of them")
         with broker(folder, args.wipe) as (cluster, _):
             warm(cluster)
-            warm_broker(cluster.bootstrap, child_java())
+            warm_broker(cluster.bootstrap)
             bench = Bench(cluster, folder, args.partitions, *loads, args.timeout, child_java())
             found = peers(names, peer_python(args.peer_python), cluster.bootstrap)
             skipped = [contender for contender in found if contender.missing]

@@ -27,10 +27,9 @@ from connectors.kafka_server import KafkaServer
 VARIABLES = {
     "HEDGEROW_REFERENCE": str(REFERENCE),
     "HEDGEROW_HEDGE_BAR_S": "1",
-    "HEDGEROW_HEDGE_INTERVAL_MS": "250",
     "HEDGEROW_HEDGE_EXPIRES_S": "5",
 }
-"""Bars of a second, so that covariances are warm within the run; decisions further apart than by default leave the processors to the blows."""
+"""Bars of a second, so that covariances are warm within the run."""
 QUIET_S = 11.0
 """For so long nothing is sent before the hedger counts as done: a book that was refused rests for up to 10 s."""
 STOPS = 5

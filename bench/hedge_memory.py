@@ -30,7 +30,7 @@ START_NS = 1_767_614_400 * SECOND
 STEP_NS = 50 * MS
 QUIET_NS, PATIENCE_NS = 11 * SECOND, 60 * SECOND
 RULES = MarketRules(bar_ns=SECOND, fresh_ns=SECOND)
-TIMES = LifeRules(interval_ns=250 * MS, expires_ns=5 * SECOND)
+TIMES = LifeRules(expires_ns=5 * SECOND)
 
 
 @dataclass

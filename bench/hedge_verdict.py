@@ -88,7 +88,7 @@ Covariance = Mapping[tuple[str, str], float]
 @dataclass(frozen=True)
 class HedgeTask(LaneTask):
     """What the judge of a hedger's lane is given beside. spoiled: see LaneOracle. mids: symbol → (times, mids), in order of time. covariance: of what is
-    hedged with, over the whole run and to any scale. by_bar: the same at the end of each bar, as it was known then."""
+    hedged with, over the whole run and to any scale. by_bar: the same by the end of each bar, ascending, as it was known then."""
 
     spoiled: Mapping[bytes, str] = field(default_factory=dict)
     mids: Mapping[str, tuple[list[int], list[float]]] = field(default_factory=dict)
@@ -348,6 +348,7 @@ class Replay:
         self._open: dict[str, list[Hedge]] = defaultdict(list)
         self._of_version: dict[tuple[str, str], list[Hedge]] = defaultdict(list)
         self._audited: set[str] = set()
+        self._bars = list(task.by_bar)
 
     def run(self, chain: list[Record]) -> None:
         """Check every record of the chain, then that nothing is missing from it."""
@@ -481,7 +482,8 @@ class Replay:
             needed[ratio["instrument"]] += ratio["used"] * e.get(ratio["exposure"], 0.0)
         p_before = {j: held[j] + flight[j] for j in held}
         p_after = {j: x + trades.get(j, 0.0) for j, x in p_before.items()}
-        s = self.task.by_bar.get(p["covariance_ts_ns"], self.task.covariance)
+        bar = max(bisect_right(self._bars, p["covariance_ts_ns"] or 0) - 1, 0)  # a bar without quotes changes nothing
+        s = self.task.by_bar[self._bars[bar]]
         first, after = (_risk(s, {j: needed[j] + x for j, x in there.items()}) for there in (p_before, p_after))
         need = _risk(s, needed)
         if after > NOISE * first:

@@ -474,7 +474,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with broker(folder, args.wipe) as (cluster, may_delete):
             warm(cluster)
-            warm_broker(cluster.bootstrap, child_java())
+            warm_broker(cluster.bootstrap)
             empty_topics(cluster, args.partitions, may_delete)
             stamp_topics(cluster, (REPORT, FILL, EXECUTION_CHANGELOG, COVER))
             bench = (HedgedBench if args.flow == "hedger" else Bench)(cluster, folder, args, child_java())

@@ -257,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
         warm_up, backlog = maker.load(WARM_RECORDS, start_ns), maker.load(args.records, start_ns + 5 * SECOND)
         with broker(folder, args.wipe) as (cluster, _):
             warm(cluster)
-            warm_broker(cluster.bootstrap, child_java())
+            warm_broker(cluster.bootstrap)
             bench = Bench(cluster, folder, args.partitions, warm_up, backlog, args.timeout, child_java())
             results = []
             for count in counts:

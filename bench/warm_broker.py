@@ -1,8 +1,8 @@
 """Makes a broker that was just started as fast as it gets, before anything is timed.
 
-A JVM runs its code slowly until its compilers are through with it, and while they work they take processor time from what is measured: on two cores up
-to half of one, for a minute and a half. So the broker is given what flows give it (transactions over many partitions, single records, readers that
-wait) until its compilers rest. A broker somebody else runs is left alone.
+A JVM runs its code slowly until its compilers are through with it, and while they work they take processor time from what is measured. So the broker
+is given what flows give it (transactions over many partitions, single records, readers that wait) until its compilers rest. A broker somebody else runs
+is left alone.
 """
 
 from __future__ import annotations
@@ -50,10 +50,11 @@ def compiler_s(pid: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def warm_broker(bootstrap: str, pid: int | None) -> float:
-    """Work a broker of ours, process `pid`, until its compilers rest, `MOST_S` at most; return the seconds it took, 0 for a broker that is not ours."""
+def warm_broker(bootstrap: str) -> None:
+    """Work the broker this process started until its compilers rest, `MOST_S` at most, and say how long it took."""
+    pid = child_java()
     if pid is None:
-        return 0.0
+        return
     began = time.monotonic()
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for created in admin.create_topics([NewTopic(topic, LANES, 1) for topic in TOPICS]).values():
@@ -76,9 +77,7 @@ def warm_broker(bootstrap: str, pid: int | None) -> float:
         deleted.result(30)
     if failures:
         raise failures[0]
-    took = time.monotonic() - began
-    say(f"the broker was made warm in {took:.0f} s; its compilers took {share:.2f} of a core at the end")
-    return took
+    say(f"the broker was made warm in {time.monotonic() - began:.0f} s; its compilers took {share:.2f} of a core at the end")
 
 
 def _kept(work: Callable[[str, threading.Event], None], bootstrap: str, stop: threading.Event, failures: list[BaseException]) -> None:

@@ -47,7 +47,6 @@ _FUTURE = int(Reason.event_ts_future)
 _SENDER = int(Reason.sender_not_allowed)
 _K1 = np.uint64(0x9E3779B97F4A7C15)
 _K2 = np.uint64(0xC2B2AE3D27D4EB4F)
-_LAST = 64
 TRADER_SEED = 2
 """Of the hash of an account in whatever mode; modes are seeds 0 and 1."""
 
@@ -273,7 +272,6 @@ def fold_accounts(
     lane, lanes, now, gap = where[0], where[1], where[2], where[3]
     for i in range(len(ok)):
         row_of[i] = -1
-        reason[i] = 0
         said = rows[i]
         start, length, as_of = said[slots.account], said[slots.account + 1], said[slots.as_of]
         timed = as_of != NULL
@@ -435,7 +433,6 @@ def fold_positions(
     lane, lanes, now = where[0], where[1], where[2]
     for i in range(len(ok)):
         row_of[i] = -1
-        reason[i] = 0
         said = rows[i]
         start, length, as_of = said[slots.account], said[slots.account + 1], said[slots.as_of]
         timed = as_of != NULL
@@ -571,7 +568,6 @@ def fold_fills(
     n_groups = 0
     mask = len(place) - 1
     for i in range(len(ok)):
-        reason[i] = 0
         said = rows[i]
         start, length, done = said[slots.book], said[slots.book + 1], said[slots.exec_ts]
         outcome[i], reason[i] = _admitted(ok[i], arena, start, length, lane, lanes, done, now)

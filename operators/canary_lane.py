@@ -37,7 +37,7 @@ from operators.account_fold import (
     read_windows,
 )
 from operators.clusters import RegimeInput, from_message
-from operators.lane import OnLedger
+from operators.lane import OnLedger, offsets_after
 from operators.outbox import Outbox, json_of
 from operators.windows import WindowRules
 from schemas.canary import AccountStateMessage, ActivityMessage, PositionStateMessage, RegimeMessage
@@ -210,8 +210,7 @@ class CanaryLogic(OnLedger[CanaryLedger]):
 
     def positions(self) -> dict[str, int]:
         """Return, for each input topic read so far, the offset after the last record folded in."""
-        marks = self.ledger.scalars[g.S_POSITIONS : g.S_POSITIONS + len(CANARY_INPUTS)]
-        return {topic: int(mark) - 1 for topic, mark in zip(CANARY_INPUTS, marks, strict=True) if mark > 0}
+        return offsets_after(CANARY_INPUTS, self.ledger.scalars[g.S_POSITIONS : g.S_POSITIONS + len(CANARY_INPUTS)])
 
     def counters(self) -> dict[str, int]:
         """Return the balance, dead letters by reason as `dlq_<reason>`, and gauges. `evaluations`: since this worker took the lane."""
@@ -487,8 +486,6 @@ class CanaryLogic(OnLedger[CanaryLedger]):
     def _reroute(self, topic: int, key: str, value: bytes) -> None:
         self._out.pass_on(CANARY_INPUTS[topic], key.encode(), value)
         self.ledger.scalars[g.S_REROUTED] += 1
-
-    # ---- out ---------------------------------------------------------------------------------------------------------
 
     # ---- forgetting --------------------------------------------------------------------------------------------------
 

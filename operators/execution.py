@@ -18,7 +18,7 @@ from operators import context as c
 from operators import fold, parking, reconcile
 from operators import slots as s
 from operators.context import HOLDS, REPORTS, ROUTES
-from operators.lane import OnLedger
+from operators.lane import OnLedger, offsets_after
 from operators.memory import Map, Memory
 from operators.normalise import DAY_NS, EPOCH_DAY_2000
 from operators.outbox import TTL_MS, dead_letter, dead_letter_name, json_of, message
@@ -246,8 +246,7 @@ class ExecutionLogic(OnLedger[ExecutionLedger]):
 
     def positions(self) -> dict[str, int]:
         """Return, for each input topic read so far, the offset after the last record folded in."""
-        marks = self.ledger.scalars[g.S_POSITIONS : g.S_POSITIONS + len(TOPICS)]
-        return {topic: int(mark) - 1 for topic, mark in zip(TOPICS, marks, strict=True) if mark > 0}
+        return offsets_after(TOPICS, self.ledger.scalars[g.S_POSITIONS : g.S_POSITIONS + len(TOPICS)])
 
     def counters(self) -> dict[str, int]:
         """Return the balance, and dead letters by reason as `dlq_<reason>`."""

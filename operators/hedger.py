@@ -38,7 +38,7 @@ from operators.hedge_audit import ratios_of, record_of, residual_of
 from operators.hedge_audit import zero as _finite
 from operators.hedge_life import SIDES, LifeRules
 from operators.hedge_market import HedgeMarket
-from operators.lane import OnLedger
+from operators.lane import OnLedger, offsets_after
 from operators.outbox import Outbox
 from operators.ratios import CORRELATION, ELIGIBLE
 from operators.snapshots import symbol_index
@@ -234,8 +234,7 @@ class HedgerLogic(OnLedger[HedgeLedger]):
 
     def positions(self) -> dict[str, int]:
         """Return, for each input topic read so far, the offset after the last record folded in."""
-        marks = self.ledger.scalars[g.S_POSITIONS : g.S_POSITIONS + len(HEDGER_INPUTS)]
-        return {topic: int(mark) - 1 for topic, mark in zip(HEDGER_INPUTS, marks, strict=True) if mark > 0}
+        return offsets_after(HEDGER_INPUTS, self.ledger.scalars[g.S_POSITIONS : g.S_POSITIONS + len(HEDGER_INPUTS)])
 
     def counters(self) -> dict[str, int]:
         """Return the balance, and dead letters by reason as `dlq_<reason>`."""
@@ -1446,8 +1445,6 @@ class HedgerLogic(OnLedger[HedgeLedger]):
     def _reroute(self, topic: int, book: str, value: bytes) -> None:
         self._out.pass_on(HEDGER_INPUTS[topic], book.encode(), value)
         self.ledger.scalars[g.S_REROUTED] += 1
-
-    # ---- out ---------------------------------------------------------------------------------------------------------
 
     # ---- forgetting --------------------------------------------------------------------------------------------------
 

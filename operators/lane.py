@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from schemas.chunk import Capture, Chunk, Records
+from schemas.chunk import Capture, Chunk, Ints, Records
 from state.changelog import Changelog
 
 
@@ -65,6 +65,11 @@ class Ledger(Protocol):
     """A lane's tables, with the changelog they are restored from."""
 
     changelog: Changelog
+
+
+def offsets_after(topics: Sequence[str], marks: Ints) -> dict[str, int]:
+    """Return, by topic, the offset after the last record folded in. marks `(topics,)`: that offset + 1, 0 for a topic nothing was read of."""
+    return {topic: int(mark) - 1 for topic, mark in zip(topics, marks, strict=True) if mark > 0}
 
 
 L = TypeVar("L", bound=Ledger)
