@@ -1,7 +1,7 @@
 """An hour of hedging in virtual time: simulated clients, markets and an order agent, the execution lanes and the hedger's lanes, in one process.
 
 Run `python -m bench.hedge_hour`; it prints a table and, as its last line, JSON, and ends with 1 if a bar is missed. Nothing of a run depends on the
-speed of the machine: the clock is the simulation's. What is measured is measured by bench/hedge_ledger.py, from the records. Kafka is left out; of it
+speed of the machine: the clock is the simulation's. What is measured is measured from the records (connectors/simulator/hedge_account.py). Kafka is left out; of it
 only the time a record takes is modelled (`HOP_NS`, and commits that come at every tick).
 """
 
@@ -14,7 +14,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench.hedge_ledger import HedgeAccount
+from connectors.simulator.hedge_account import HedgeAccount
+from connectors.simulator.hedge_summary import Bars, hedge_figures, missed, position_gaps, table_rows
 from connectors.simulator.hedging import HALT, RESUME, HedgeWorld, Scenario, hour
 from connectors.simulator.messages import QUOTE
 from connectors.simulator.oms import COVER, REQUEST
@@ -44,17 +44,6 @@ LANES = 2
 SAMPLE_NS = SECOND
 _PLOTS_MISSING = "--plot needs matplotlib: install hedgerow with the extra `plots`"
 COLOURS = {"break": "tab:purple", "regime": "tab:orange", "shortfall": "tab:brown", "outage": "tab:red", "halt": "black"}
-
-
-@dataclass
-class Bars:
-    """What a run must reach."""
-
-    coverage_pct: float = 98.0
-    slippage_bps: float = 3.0
-    failure_pct: float = 1.0
-    completion_p95_s: float = 120.0
-    recovery_s: float = 30.0
 
 
 class Run:
@@ -193,100 +182,13 @@ class Run:
 
     def figures(self) -> dict[str, Any]:
         """Return what the run came to."""
-        s, account, agent = self.scenario, self.account, self.world.agent
-        outages = [(o.from_ns, o.to_ns) for o in s.outages]
-        halts = [(h.from_ns, h.to_ns) for h in s.halts]
-        span = (s.open_ns, s.close_ns)
-        completions = account.completions_s(*span, without=[*outages, *halts])
-        all_completions = account.completions_s(*span)
-        sent = len(account.hedges)
-        failed = account.failed(self.now_ns)
-        recovery = [
-            account.recovery_s(o.to_ns, [b.name for b in s.books if any(i["venue"] == o.venue for i in b.instruments)]) for o in s.outages
-        ]
-        decisions = sum(account.outcomes.values())
-        wanted_acks = len(s.halts) * LANES
-        acked = [a for a in account.acks if a["latency_ms"] <= 5_000]
-        effectiveness, bound = (100 * account.mean(name, *span, outages) for name in ("effectiveness", "bound"))
-        return {
-            "benchmark": "hedge_hour",
-            "seed": s.seed,
-            "minutes": round((s.close_ns - s.open_ns) / 60 / SECOND, 2),
-            "coverage_pct": _round(100 * account.risk_coverage(*span, [*outages, *halts]), 3),
-            "slippage_bps": _round(account.slippage_bps(), 3),
-            "failure_pct": _round(100 * len(failed) / sent if sent else None, 3),
-            "completion_p95_s": _quantile(completions, 0.95),
-            "orders_during_halt": len(account.during_halt),
-            "completion_p50_s": _quantile(completions, 0.5),
-            "completion_all_p95_s": _quantile(all_completions, 0.95),
-            "episodes": len(completions),
-            "episodes_in_120_s_pct": _round(100 * sum(c <= 120 for c in completions) / len(completions) if completions else None, 2),
-            "recovery_s": None if None in recovery or not recovery else _round(max(r for r in recovery if r is not None), 2),
-            "coverage_outside_outage_pct": _round(100 * account.risk_coverage(*span, outages), 3),
-            "coverage_whole_pct": _round(100 * account.risk_coverage(*span), 3),
-            "coverage_mean_pct": _round(100 * account.mean("coverage", *span, [*outages, *halts]), 3),
-            "covered_time_pct": _round(100 * account.share_covered(*span, outages), 3),
-            "coverage_true_ratios_pct": _round(100 * account.mean("true_coverage", *span, outages), 3),
-            "effectiveness_pct": _round(effectiveness, 2),
-            "effectiveness_bound_pct": _round(bound, 2),
-            "failure_outside_outage_pct": _round(100 * len(account.failed(self.now_ns, outages)) / sent if sent else None, 3),
-            "hedges": sent,
-            "legs": len(account.legs),
-            "hedge_fills": account.hedge_fills,
-            "client_fills": account.client_fills,
-            "decisions": decisions,
-            "reasons_pct": _round(100 * (1 - account.unexplained / decisions) if decisions else None, 3),
-            "halt_acks_pct": _round(100 * len(acked) / wanted_acks if wanted_acks else None, 1),
-            "position_gaps": len(self.gaps()),
-            "repeated_orders": agent.counts["legs_repeated"],
-            "mid_gap_bps": _round(account.worst_mid_gap_bps, 3),
-            "dead_letters": sum(account.letters.values()),
-            "escalations": dict(sorted(account.escalations.items())),
-            "virtual_over_wall": _round((self.now_ns - s.start_ns) / SECOND / max(1e-9, sum(self.seconds.values())), 1),
-        }
+        told = hedge_figures(self.world, self.account, self.now_ns, wanted_acks=len(self.scenario.halts) * LANES)
+        pace = (self.now_ns - self.scenario.start_ns) / SECOND / max(1e-9, sum(self.seconds.values()))
+        return {"benchmark": "hedge_hour", **told, "virtual_over_wall": round(pace, 1)}
 
     def gaps(self) -> list[tuple[str, str, float, float]]:
-        """Return (book, symbol, the account's position, the truth) where they differ: a fill lost, made up, or taken twice."""
-        found = []
-        for book in self.scenario.books:
-            for n, i in enumerate(self.world.reference.instruments):
-                there = self.account.books[book.name]
-                for have, true in (
-                    (there.exposure[i.symbol], self.world.exposures[book.name, n]),
-                    (there.hedged[i.symbol], self.world.agent.positions[book.name, n]),
-                ):
-                    if round(have * 10**i.qty_scale) != true:
-                        found.append((book.name, i.symbol, have, true / 10**i.qty_scale))
-        return found
-
-
-def _round(value: float | None, digits: int) -> float | None:
-    return None if value is None or value != value else round(float(value), digits)
-
-
-def _quantile(values: list[float], q: float) -> float | None:
-    return round(float(np.quantile(values, q)), 3) if values else None
-
-
-def missed(figures: dict[str, Any], bars: Bars) -> list[str]:
-    """Return the names of the figures that do not reach their bar; a figure that is not known does not."""
-
-    def at_most(name: str, most: float) -> bool:
-        return figures[name] is not None and figures[name] <= most
-
-    judged = {
-        "coverage_pct": figures["coverage_pct"] is not None and figures["coverage_pct"] >= bars.coverage_pct,
-        "slippage_bps": at_most("slippage_bps", bars.slippage_bps),
-        "failure_pct": at_most("failure_pct", bars.failure_pct),
-        "completion_p95_s": at_most("completion_p95_s", bars.completion_p95_s),
-        "recovery_s": at_most("recovery_s", bars.recovery_s),
-        "orders_during_halt": figures["orders_during_halt"] == 0,
-        "reasons_pct": figures["reasons_pct"] == 100.0,
-        "halt_acks_pct": figures["halt_acks_pct"] == 100.0,
-        "position_gaps": figures["position_gaps"] == 0,
-        "repeated_orders": figures["repeated_orders"] == 0,
-    }
-    return [name for name, reached in judged.items() if not reached]
+        """Return (book, symbol, the account's position, the truth) where they differ."""
+        return position_gaps(self.world, self.account)
 
 
 def show(run: Run, figures: dict[str, Any], bars: Bars, console: Console) -> None:
@@ -296,33 +198,7 @@ def show(run: Run, figures: dict[str, Any], bars: Bars, console: Console) -> Non
         "figure", "value", "bar", box=None, pad_edge=False, title="an hour of hedging, measured from the records", title_justify="left"
     )
     table.columns[1].justify = table.columns[2].justify = "right"
-    rows = [
-        ("hedgeable exposure covered, by time and risk, %", "coverage_pct", f"≥ {bars.coverage_pct:g}"),
-        ("  the HALT counted in", "coverage_outside_outage_pct", ""),
-        ("  the outage too", "coverage_whole_pct", ""),
-        ("  mean over time, small exposures as large ones", "coverage_mean_pct", ""),
-        ("  share of time at 95 % or more, %", "covered_time_pct", ""),
-        ("  by the market's true ratios, %", "coverage_true_ratios_pct", ""),
-        ("variance taken away, true, %", "effectiveness_pct", f"of {figures['effectiveness_bound_pct']}"),
-        ("completion p50, s", "completion_p50_s", ""),
-        ("completion p95, s", "completion_p95_s", f"≤ {bars.completion_p95_s:g}"),
-        ("  with outage and HALT", "completion_all_p95_s", ""),
-        ("recovery after the outage, s", "recovery_s", f"≤ {bars.recovery_s:g}"),
-        ("slippage against the mid at decision, bps", "slippage_bps", f"≤ {bars.slippage_bps:g}"),
-        ("hedges failed, %", "failure_pct", f"≤ {bars.failure_pct:g}"),
-        ("  of those sent outside the outage", "failure_outside_outage_pct", ""),
-        ("orders during HALT", "orders_during_halt", "0"),
-        ("HALT acknowledged in 5 s, %", "halt_acks_pct", "100"),
-        ("decisions with a reason, %", "reasons_pct", "100"),
-        ("positions that differ from the truth", "position_gaps", "0"),
-        ("orders sent twice", "repeated_orders", "0"),
-        ("decisions", "decisions", ""),
-        ("hedges sent", "hedges", ""),
-        ("client fills", "client_fills", ""),
-        ("hedge fills", "hedge_fills", ""),
-    ]
-    for label, name, bar in rows:
-        value = "–" if figures[name] is None else f"{figures[name]:,}"
+    for name, label, value, bar in table_rows(figures, bars):
         table.add_row(label, f"[bold red]{value}[/]" if name in bad else value, bar)
     console.print(table)
     why = Table("first reason", "decisions", box=None, pad_edge=False)

@@ -22,7 +22,7 @@ _BAR = 12
 _MOST_REASONS = 7
 _FILLS_SHOWN = 6
 _TOP = 10
-_QUIET = "grey62"
+QUIET = "grey62"
 """For what explains; what counts is in the terminal's own colours."""
 
 
@@ -118,23 +118,31 @@ class Level:
 
 def board(f: Figures) -> RenderableType:
     """Return the board: 100 columns, 30 lines at most."""
-    top = _side_by_side(_flow(f), _balance(f), 42, 58)
-    middle = _side_by_side(_slippage(f), _dead(f), 64, 36)
-    return Group(_head(f), top, middle, _fills(f), Text(f.note, style=_QUIET, no_wrap=True, overflow="ellipsis"))
+    top = side_by_side(_flow(f), _balance(f), 42, 58)
+    middle = side_by_side(_slippage(f), _dead(f), 64, 36)
+    return Group(
+        progress(f.about, f.elapsed_s, f.total_s, f.phase),
+        top,
+        middle,
+        _fills(f),
+        Text(f.note, style=QUIET, no_wrap=True, overflow="ellipsis"),
+    )
 
 
-def _head(f: Figures) -> RenderableType:
-    done = min(1.0, f.elapsed_s / f.total_s if f.total_s else 1.0)
+def progress(about: str, elapsed_s: float, total_s: float, phase: str) -> RenderableType:
+    """Return the head of a board: what runs, how far it is, what it does."""
+    done = min(1.0, elapsed_s / total_s if total_s else 1.0)
     filled = round(_BAR * done)
     line = Text.assemble(
-        ("hedgerow ", "bold green"), f.about, " ", ("━" * filled, "green"), ("━" * (_BAR - filled), "grey30"),
-        f" {f.elapsed_s:.0f} s ", (f.phase, "bold"), no_wrap=True, overflow="ellipsis",
+        ("hedgerow ", "bold green"), about, " ", ("━" * filled, "green"), ("━" * (_BAR - filled), "grey30"),
+        f" {elapsed_s:.0f} s ", (phase, "bold"), no_wrap=True, overflow="ellipsis",
     )  # fmt: skip
     line.truncate(WIDTH, overflow="ellipsis")
     return line
 
 
-def _side_by_side(left: RenderableType, right: RenderableType, left_width: int, right_width: int) -> Table:
+def side_by_side(left: RenderableType, right: RenderableType, left_width: int, right_width: int) -> Table:
+    """Return two things beside each other."""
     grid = Table.grid()
     grid.add_column(width=left_width)
     grid.add_column(width=right_width)
@@ -142,18 +150,19 @@ def _side_by_side(left: RenderableType, right: RenderableType, left_width: int, 
     return grid
 
 
-def _pairs(width: int, *rows: tuple[str, RenderableType, RenderableType]) -> Table:
+def pairs(width: int, *rows: tuple[str, RenderableType, RenderableType]) -> Table:
     """Return a table of label, value, and remark of the given width."""
     table = Table.grid(padding=(0, 1))
-    table.add_column(style=_QUIET, width=11, no_wrap=True)
+    table.add_column(style=QUIET, width=11, no_wrap=True)
     table.add_column(justify="right", width=8, no_wrap=True)
-    table.add_column(style=_QUIET, width=width, overflow="ellipsis", no_wrap=True)
+    table.add_column(style=QUIET, width=width, overflow="ellipsis", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def _panel(content: RenderableType, title: str, height: int) -> Panel:
+def panel(content: RenderableType, title: str, height: int) -> Panel:
+    """Return a part of a board, `height` lines with its frame."""
     return Panel(content, title=title, title_align="left", box=box.ROUNDED, border_style="grey50", height=height, padding=(0, 1))
 
 
@@ -168,7 +177,7 @@ def _flow(f: Figures) -> Panel:
         ("commit", _ms(f.commit_ms), "one transaction"),
         ("commits", f"{f.commits_rate:,.0f}/s", ""),
     )
-    return _panel(_pairs(17, *rows), "flow", _TOP)
+    return panel(pairs(17, *rows), "flow", _TOP)
 
 
 def _balance(f: Figures) -> Panel:
@@ -186,11 +195,11 @@ def _balance(f: Figures) -> Panel:
         ("rerouted", f"{c.get('rerouted', 0):,}", "sent to their right lane"),
         ("orders held", f"{c.get('orders_held', 0):,}", f"{c.get('gaps_open', 0):,} open gaps · {f.alerts:,} alerts"),
     )
-    return _panel(_pairs(33, *rows), "every input ends in one of", _TOP)
+    return panel(pairs(33, *rows), "every input ends in one of", _TOP)
 
 
 def _slippage(f: Figures) -> Panel:
-    table = Table(box=None, padding=(0, 0, 0, 1), header_style=_QUIET, pad_edge=False)
+    table = Table(box=None, padding=(0, 0, 0, 1), header_style=QUIET, pad_edge=False)
     table.add_column("venue", width=9, no_wrap=True, overflow="ellipsis")
     for name, width in (("fills", 6), ("arrival", 7), ("stale", 6), ("miss.", 6), ("mid", 7), ("stale", 6), ("miss.", 6)):
         table.add_column(name, justify="right", width=width, no_wrap=True, overflow="crop")
@@ -199,7 +208,7 @@ def _slippage(f: Figures) -> Panel:
             v.venue, f"{v.fills:,}", _bps(v.arrival_bps), _share(v.arrival_stale, v.fills), _share(v.arrival_missing, v.fills),
             _bps(v.mid_bps), _share(v.mid_stale, v.fills), _share(v.mid_missing, v.fills),
         )  # fmt: skip
-    return _panel(table, "slippage by venue, bps, + is a cost", 9)
+    return panel(table, "slippage by venue, bps, + is a cost", 9)
 
 
 def _dead(f: Figures) -> Panel:
@@ -212,8 +221,8 @@ def _dead(f: Figures) -> Panel:
         table.add_row(reason, f"{count:,}")
     if len(ranked) > len(shown):
         rest = ranked[len(shown) :]
-        table.add_row(Text(f"{len(rest)} other reasons", style=_QUIET), f"{sum(count for _, count in rest):,}")
-    return _panel(table, "dead letters by reason", 9)
+        table.add_row(Text(f"{len(rest)} other reasons", style=QUIET), f"{sum(count for _, count in rest):,}")
+    return panel(table, "dead letters by reason", 9)
 
 
 def _fills(f: Figures) -> Panel:
@@ -224,7 +233,7 @@ def _fills(f: Figures) -> Panel:
         side = Text(fill.side, style="green" if fill.side == "BUY" else "magenta")
         status = Text(fill.status if fill.version == 1 else f"{fill.status} v{fill.version}", style="" if fill.version == 1 else "yellow")
         table.add_row(fill.at, fill.venue, fill.symbol, side, fill.size, fill.price, status, f"{_bps(fill.arrival_bps)} bps")
-    return _panel(table, "last fills", _FILLS_SHOWN + 2)
+    return panel(table, "last fills", _FILLS_SHOWN + 2)
 
 
 def spark(values: Sequence[float], width: int) -> str:
@@ -266,7 +275,7 @@ def level_table(levels: Sequence[Level]) -> Table:
     table.add_column("aim")
     table.add_column("reached")
     table.add_column("", min_width=6, no_wrap=True)
-    styles = {"ok": "green", "missed": "bold red", "not measured here": _QUIET}
+    styles = {"ok": "green", "missed": "bold red", "not measured here": QUIET}
     for before, level in zip([None, *levels], levels, strict=False):
         if before is not None and before.correct and not level.correct:
             table.add_section()

@@ -41,8 +41,7 @@ from connectors.simulator.crash_command import batches, tell
 from connectors.simulator.sender import Sender
 from connectors.topics import partitions_of
 from flows import canary_show as show
-from flows.demo_process import Child, DemoError, to_its_end
-from flows.settings import PREFIX
+from flows.demo_process import Child, DemoError, environment_with, to_its_end
 from schemas import registry
 from schemas.canary import CanaryAlertMessage, NoticeMessage, RegimeMessage
 from schemas.parse import parse
@@ -354,14 +353,11 @@ class _Demo:
         targets.write_text(
             f'[[target]]\nname = "demo"\nurl = "http://127.0.0.1:{port}/canary"\nsecrets = ["env:{_SECRET}"]\nprofiles = ["{PROFILES[0]}"]\n'
         )
-        kept = (f"{PREFIX}NUMBA_CACHE",)
-        given = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name in kept}
-        own = {f"{PREFIX}METRICS_PORT": "0", f"{PREFIX}LOG_LEVEL": "WARNING", "PYTHONUNBUFFERED": "1", _SECRET: secret,
-               "HEDGEROW_DEMO_TARGETS": str(targets)}  # fmt: skip
+        environment = environment_with({"METRICS_PORT": "0", "LOG_LEVEL": "WARNING", "DEMO_TARGETS": str(targets)}) | {_SECRET: secret}
         words = ("--kafka", bootstrap, "--seed", str(self.scenario.seed), "--seconds", str(self.seconds), "--began", str(folder / "began"))
         children = []
         for name in (*FLOWS, DELIVERER):
-            child = Child(name, (name, *words), given | own, folder, module="flows.crash_demo")
+            child = Child(name, (name, *words), environment, folder, module="flows.crash_demo")
             stack.callback(child.kill)
             children.append(child)
         self._say(f"one worker each of {', '.join(FLOWS)}, and the deliverer, start (the first time kernels are compiled: a minute or two)")

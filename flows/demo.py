@@ -7,9 +7,6 @@ Starts, shows and stops; what is concluded is in watch.py. The embedded broker h
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,16 +21,14 @@ from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from rich.live import Live
 
-from connectors.child_process import die_with_parent
 from connectors.kafka_server import free_port
 from connectors.mock_broker import MockBroker
 from connectors.simulator.faults import parse_faults
 from connectors.topics import TopicsError, connect, create_topics, partitions_of
-from flows import warm
 from flows.board import Figures, board, level_lines, level_table, passed, plain_line
-from flows.demo_process import Child, DemoError, to_its_end
+from flows.demo_process import Child, DemoError, compile_kernels, environment_with, to_its_end
 from flows.run import FLOWS
-from flows.settings import PREFIX, load_settings
+from flows.settings import load_settings
 from flows.watch import (
     ALERTS,
     ALIASES,
@@ -74,7 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--crash", action="store_true", help="a scripted market crash through the dashboard, the canary, its monitor and a webhook"
     )
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="route orders for S seconds, then finish them (30); of a crash: all of it (75)"
+        "--hedge",
+        action="store_true",
+        help="clients, the hedger and an order agent, with breaks of correlation, an outage and a HALT: fill, hedge and fill again",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="route orders for S seconds, then finish them (30); of a crash: all of it (75); clients who are hedged: 60",
     )
     parser.add_argument("--rate", type=float, default=1_500.0, metavar="N", help="venue reports per second, faulty ones included (1500)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the simulator's seed (1)")
@@ -85,6 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `hedgerow demo`; return 0 when every correctness row holds, 1 when not, 2 for bad arguments, 130 when interrupted."""
+    if args.crash and args.hedge:
+        print("hedgerow: --crash and --hedge are two demos: one at a time", file=sys.stderr)
+        return 2
     if args.crash:
         if args.kafka is not None:
             print("hedgerow: --crash runs on the embedded broker only, in a time of its own", file=sys.stderr)
@@ -92,6 +98,16 @@ def run(args: argparse.Namespace) -> int:
         from flows import crash_demo
 
         return crash_demo.run(args)
+    if args.hedge:
+        if args.kafka is not None:
+            print(
+                "hedgerow: --hedge runs on the embedded broker; on a Kafka, run the flows and `hedgerow simulate --hedging`",
+                file=sys.stderr,
+            )
+            return 2
+        from flows import hedge_demo
+
+        return hedge_demo.run(args)
     args.seconds = USUAL_SECONDS if args.seconds is None else args.seconds
     problem = _bad_arguments(args)
     if problem:
@@ -140,7 +156,7 @@ class _Demo:
         """Run it; return the exit code."""
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hedgerow-demo-")))
-            self._warm()
+            compile_kernels(self._say)
             bootstrap, client = self._broker(stack)
             environment = self._environment(bootstrap)
             self._say(f"starting one worker of the {FLOW} flow")
@@ -161,21 +177,6 @@ class _Demo:
 
     def _say(self, text: str) -> None:
         self.console.print(text if self.plain else f"[green]▸[/] {text}")
-
-    def _warm(self) -> None:
-        if warm.is_warm():
-            return
-        self._say("compiling the kernels, once for this version: about a minute on two free cores")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name == f"{PREFIX}NUMBA_CACHE"}
-        process = subprocess.Popen([sys.executable, "-m", "flows", "warm"], env=environment, preexec_fn=die_with_parent(signal.SIGKILL))
-        try:
-            code = process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if code:
-            raise DemoError(f"the kernels could not be compiled (code {code})")
 
     def _broker(self, stack: ExitStack) -> tuple[str, dict[str, Any]]:
         """Return bootstrap and client settings of the broker: the embedded one, started here, or the one that was named."""
@@ -198,10 +199,8 @@ class _Demo:
         return settings.bootstrap, client
 
     def _environment(self, bootstrap: str) -> dict[str, str]:
-        kept = (f"{PREFIX}NUMBA_CACHE",)
-        given = {name: v for name, v in os.environ.items() if not self.embedded or not name.startswith(PREFIX) or name in kept}
         own = {"KAFKA": bootstrap, "METRICS_PORT": str(self.port), "METRICS_HOST": "127.0.0.1", "LOG_LEVEL": "WARNING"}
-        return {**given, **{PREFIX + name: value for name, value in own.items()}, "PYTHONUNBUFFERED": "1"}
+        return environment_with(own, settings=not self.embedded)
 
     def _simulation(self, folder: Path) -> tuple[str, ...]:
         a = self.args

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from connectors.child_process import die_with_parent
+from flows import warm
+from flows.settings import PREFIX
 
 
 class DemoError(RuntimeError):
@@ -28,6 +31,31 @@ def to_its_end(demo: Callable[[], int]) -> int:
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def compile_kernels(say: Callable[[str], None]) -> None:
+    """Compile what is not in numba's cache, so that no worker does it while it is watched. Raises DemoError when that fails."""
+    if warm.is_warm():
+        return
+    say("compiling the kernels, once for this version: about a minute on two free cores")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows", "warm"], env=environment_with({}), preexec_fn=die_with_parent(signal.SIGKILL)
+    )
+    try:
+        code = process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if code:
+        raise DemoError(f"the kernels could not be compiled (code {code})")
+
+
+def environment_with(own: Mapping[str, str], settings: bool = False) -> dict[str, str]:
+    """Return the environment of a demo's process: hedgerow's settings in it are `own` (without their prefix), and with `settings` those given to us."""
+    kept = f"{PREFIX}NUMBA_CACHE"
+    given = {name: value for name, value in os.environ.items() if settings or not name.startswith(PREFIX) or name == kept}
+    return {**given, **{PREFIX + name: value for name, value in own.items()}, "PYTHONUNBUFFERED": "1"}
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from connectors.simulator import crash_command
+from connectors.simulator import crash_command, hedging_command
 from connectors.simulator.faults import FAULTS, GROUPS, parse_faults
 from connectors.simulator.history import SECOND
 from connectors.simulator.messages import ACK, HOLD, QUOTE, REPORT, ROUTE
@@ -69,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--crash", action="store_true", help="instead: a scripted market crash (indicators, accounts, positions), in S seconds (0: at once)"
     )
     parser.add_argument(
+        "--hedging",
+        action="store_true",
+        help="instead: clients, markets and an order agent that executes the hedger's orders, for S seconds (600), and what came of it",
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="PATH", help="with --crash: write it to a file, one JSON line per message, instead of Kafka"
     )
     rows = [f"  {f.name:<22}{f.group:<11}{f.rate:<9g}{f.unit:<9}{f.doc}" for f in FAULTS.values()]
@@ -90,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
     settings: Settings = args.settings
     if args.crash:
         return crash_command.run(args)
+    if args.hedging:
+        return hedging_command.run(args)
     problem = _bad_arguments(args)
     reference = load_reference(settings.reference)
     config = None

@@ -77,6 +77,10 @@ class _Book:
     ratios: dict[tuple[str, str], float] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     changed: bool = True
+    sent: int = 0
+    """Hedges of it."""
+    reason: str = ""
+    """The first reason of its last decision."""
 
 
 class HedgeAccount:
@@ -106,6 +110,7 @@ class HedgeAccount:
         self.client_fills = self.hedge_fills = 0
         self.worst_mid_gap_bps = 0.0
         self._halted: dict[str, int] = {}
+        self._halts: list[tuple[int, int]] = []
         self._open: dict[str, Episode] = {}
         self._place = {i.symbol: n for n, i in enumerate(reference.instruments)}
         self._takes = {
@@ -125,11 +130,14 @@ class HedgeAccount:
             take(message["payload"], message, now_ns)
 
     def halt(self, scope: str, now_ns: int, on: bool) -> None:
-        """Learn that workers know of a HALT of all, or of its end, from now on."""
+        """Learn that workers know of a HALT of all, or of its end, from now on; what was decided meanwhile may come in later."""
         if on:
             self._halted[scope] = now_ns
-        else:
-            self._halted.pop(scope, None)
+        elif scope in self._halted:
+            self._halts.append((self._halted.pop(scope), now_ns))
+
+    def _in_halt(self, ts_ns: int) -> bool:
+        return any(ts_ns >= since for since in self._halted.values()) or any(since <= ts_ns < until for since, until in self._halts)
 
     def _quote(self, p: dict[str, Any], _: dict[str, Any], now_ns: int) -> None:
         if p.get("bid") is not None and p.get("ask") is not None and p["confidence"] == 1.0:
@@ -168,9 +176,11 @@ class HedgeAccount:
     def _cover(self, p: dict[str, Any], message: dict[str, Any], now_ns: int) -> None:
         if message["sender"] != "agent.hedger":
             return
-        if self._halted and p.get("unwind_id") is None:
+        if self._in_halt(p["decision_ts_ns"]) and p.get("unwind_id") is None:
             self.during_halt.append(p["hedge_id"])
-        self.hedges.setdefault(p["hedge_id"], [])
+        if p["hedge_id"] not in self.hedges:
+            self.hedges[p["hedge_id"]] = []
+            self.books[p["book"]].sent += 1
         for leg in p["legs"]:
             sign = 1.0 if leg["side"] == "BUY" else -1.0
             mid = self.mids.get(leg["instrument"], np.nan)
@@ -199,6 +209,8 @@ class HedgeAccount:
         self.outcomes[p["outcome"]] += 1
         named = [reason for reason in p["reasons"] if reason != "none"]
         self.unexplained += not named
+        if p["book"] in self.books:
+            self.books[p["book"]].reason = named[0] if named else ""
         self.reasons.update(named[:1])
 
     def _escalation(self, p: dict[str, Any], _: dict[str, Any], now_ns: int) -> None:
