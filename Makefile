@@ -27,8 +27,9 @@ lock: ## write the lock files anew (needs uv); UPGRADE=--upgrade takes newer ver
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url $(UPGRADE) --quiet --extra plots --group dev -c requirements.lock -o requirements-dev.lock
 	uv pip compile --group data --no-deps --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url $(UPGRADE) --quiet -o requirements-data.lock
 
-demo: setup ## market, venues, the execution flow and a live board on the embedded broker
+demo: setup ## on the embedded broker, with live boards: venues and the execution flow, then clients, the hedger and an order agent
 	$(BIN)/hedgerow demo
+	$(BIN)/hedgerow demo --hedge
 
 test: setup ## every test; those on a real Kafka are skipped without Java, and fail without it when CI=true
 	$(BIN)/hedgerow warm

@@ -26,6 +26,7 @@ from bench.verdict import Verdict, judge, say
 from connectors.child_process import die_with_parent
 from connectors.kafka_server import KafkaServer
 from connectors.topics import create_topics
+from flows import spare
 from schemas.registry import CANARY_INPUTS, CANARY_OUTPUTS, EXECUTION_INPUTS, EXECUTION_OUTPUTS, HEDGER_INPUTS, HEDGER_OUTPUTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -272,15 +273,19 @@ def environment_of(cluster: Cluster, **more: str) -> dict[str, str]:
 
 
 def children(parent: int) -> dict[str, int]:
-    """Return worker name → process id of the workers a supervisor runs (from /proc)."""
+    """Return worker name → process id of the workers a supervisor runs (from /proc). A spare is none until it has become one, by its process's name."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError, ValueError):
             after_name = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(after_name[1]) != parent or after_name[0] == "Z":
                 continue
-            variables = (folder / "environ").read_bytes().split(b"\0")
-            name = next((v.partition(b"=")[2].decode() for v in variables if v.startswith(b"HEDGEROW_WORKER=")), "")
+            if b"flows.spare" in (folder / "cmdline").read_bytes().split(b"\0"):
+                name = (folder / "comm").read_text().strip()
+                name = "" if name == spare.COMM or name.startswith("python") else name
+            else:
+                variables = (folder / "environ").read_bytes().split(b"\0")
+                name = next((v.partition(b"=")[2].decode() for v in variables if v.startswith(b"HEDGEROW_WORKER=")), "")
             if name:
                 found[name] = int(folder.name)
     return found

@@ -10,6 +10,7 @@ import functools
 import sys
 
 from flows import cli, supervisor
+from flows.run import spare_of
 from flows.settings import variable
 from flows.supervisor import Supervisor, WorkerSpec
 
@@ -24,7 +25,8 @@ def main(argv: list[str]) -> int:
         return cli.main(argv)
     (name,) = argv
     command = (sys.executable, "-m", "flows", "run", name.rpartition("-")[0])
-    return Supervisor([WorkerSpec(name, command, {variable("worker"): name})], give_up_after=0, healthy_s=HEALTHY_S).run()
+    spec = WorkerSpec(name, command, {variable("worker"): name}, spare_of(name.rpartition("-")[0], {}))
+    return Supervisor([spec], give_up_after=0, healthy_s=HEALTHY_S).run()
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class MockBroker:
     - a topic it does not know is made on first use with 4 partitions; admin requests to create, delete or describe fail;
     - transactions answer OK, but aborted records stay visible, `send_offsets_to_transaction` commits nothing and an old producer with the
       same transactional id is not fenced;
+    - offsets are not found by their time: a reader that looks back so far and no further finds nothing;
     - no retention, compaction, `delete_records`, TLS, SASL or ACLs; offsets and data are gone when it closes or its process ends;
     - it must not be used after a fork.
     """

@@ -103,7 +103,7 @@ def _books(f: HedgeFigures) -> RenderableType:
 
 def _totals(f: HedgeFigures) -> RenderableType:
     rows = (
-        ("client fills", f"{f.client_fills:,}", "make exposures"),
+        ("of clients", f"{f.client_fills:,}", "fills, exposures"),
         ("decisions", f"{f.decisions:,}", "each has a reason"),
         ("hedges", f"{f.hedges:,}", f"{f.hedge_fills:,} fills of them"),
         ("covered", "–" if f.coverage_pct is None else f"{f.coverage_pct:.1f} %", "by time and risk"),
@@ -162,7 +162,7 @@ def hedge_levels(figures: Mapping[str, Any], balances: Mapping[str, int | None],
     def most(name: str, limit: float) -> bool:
         return figures[name] is not None and figures[name] <= limit
 
-    wanted = "what clients and the order agent really did"
+    wanted = "what really happened"
     rows = [
         correct("positions by published fills", wanted, figures["position_gaps"] == 0, f"{figures['position_gaps']} differ"),
         correct("orders sent twice", "0", figures["repeated_orders"] == 0, f"{figures['repeated_orders']} of {figures['legs']:,}"),

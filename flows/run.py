@@ -13,13 +13,14 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from connectors.topics import blocking_problems
 from flows.settings import FILE_VARIABLE, Settings, SettingsError, variable
-from flows.supervisor import EXIT_STARTUP, GIVE_UP_AFTER, Supervisor, WorkerSpec
+from flows.supervisor import EXIT_STARTUP, GIVE_UP_AFTER, SpareSpec, Supervisor, WorkerSpec
 from schemas import registry
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", metavar="NAME", help="consumer group (HEDGEROW_GROUP; default hedgerow-FLOW)")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics (HEDGEROW_METRICS_PORT; 0: off)")
     parser.add_argument(
+        "--spare",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with --workers: keep one more process of each flow ready, which takes a fallen worker's place within a second",
+    )
+    parser.add_argument(
         "--give-up-after",
         type=int,
         default=GIVE_UP_AFTER,
@@ -87,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         if problems:
             return EXIT_STARTUP
     if supervised:
-        specs = worker_specs(settings, flows, args.workers or 1, args.settings_file)
+        specs = worker_specs(settings, flows, args.workers or 1, args.settings_file, args.spare)
         return Supervisor(specs, give_up_after=args.give_up_after).run()
     return run_worker(settings, flows[0])
 
@@ -199,8 +206,13 @@ def _check_supervised(settings: Settings, flows: list[str], workers: int, give_u
         raise SettingsError(problems)
 
 
-def worker_specs(settings: Settings, flows: list[str], workers: int, settings_file: Path | None) -> list[WorkerSpec]:
-    """Return the supervised workers: named FLOW-0 to FLOW-(workers - 1), worker n of all with metrics port + n."""
+def spare_of(flow: str, environment: Mapping[str, str]) -> SpareSpec:
+    """Return the process that can take any of a flow's workers' places."""
+    return SpareSpec((sys.executable, "-m", "flows.spare", flow), environment)
+
+
+def worker_specs(settings: Settings, flows: list[str], workers: int, settings_file: Path | None, spare: bool = True) -> list[WorkerSpec]:
+    """Return the supervised workers: named FLOW-0 to FLOW-(workers - 1), worker n of all with metrics port + n; with a spare for each flow."""
     common = {variable("kafka"): settings.bootstrap}
     if settings_file is not None:
         common[FILE_VARIABLE] = str(settings_file.absolute())
@@ -212,5 +224,7 @@ def worker_specs(settings: Settings, flows: list[str], workers: int, settings_fi
             name = f"{flow}-{number}"
             port = settings.metrics_port + len(specs) if settings.metrics_port else 0
             own = {variable("worker"): name, variable("metrics_port"): str(port)}
-            specs.append(WorkerSpec(name, (sys.executable, "-m", "flows", "run", flow), common | own))
+            specs.append(
+                WorkerSpec(name, (sys.executable, "-m", "flows", "run", flow), common | own, spare_of(flow, common) if spare else None)
+            )
     return specs

@@ -5,6 +5,7 @@ May not know Kafka or a flow: a worker is a name and a command. A worker's exit 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -35,18 +36,53 @@ _FINAL = (EXIT_SETTINGS, EXIT_STARTUP, EXIT_STATE)
 GIVE_UP_AFTER = 5
 HEALTHY_S = 60.0
 STOP_TIMEOUT_S = 30.0
+SPARE_AFTER_S = 5.0
+"""How long all workers must have been running before a spare is made ready: a worker that has just been started needs the processor more."""
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _POLL_S = 0.05
 
 
 @dataclass(frozen=True)
+class SpareSpec:
+    """A process that can become any of some workers: it makes itself ready, reads one line from its standard input, a JSON object of what its
+    environment is to have, and is then that worker; at the end of its input it ends. (flows/spare.py)"""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class WorkerSpec:
-    """A worker: its stable name, the command that runs it, and what its environment has beside ours."""
+    """A worker: its stable name, the command that runs it, what its environment has beside ours, and the spare that can take its place."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    spare: SpareSpec | None = None
+
+
+class _Running:
+    """A process and the threads that pass on what it says, under a name that may change."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
+        self.name = name
+        self.process = process
+        self.readers: list[threading.Thread] = []
+
+    def finish_reading(self) -> None:
+        """Wait for its last lines, so that they come before what is said about its end."""
+        for reader in self.readers:
+            reader.join(timeout=1.0)
+
+
+class _Spare:
+    """A spare over all its lives. `due`: when the next one may be started."""
+
+    def __init__(self, spec: SpareSpec) -> None:
+        self.spec = spec
+        self.running: _Running | None = None
+        self.due = 0.0
 
 
 class _Child:
@@ -54,8 +90,7 @@ class _Child:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
-        self.process: subprocess.Popen[str] | None = None
-        self.readers: list[threading.Thread] = []
+        self.running: _Running | None = None
         self.began = 0.0
         self.runs = 0
         self.failures = 0
@@ -84,6 +119,7 @@ class Supervisor:
         if len({worker.name for worker in workers}) != len(workers) or not workers:
             raise ValueError("workers need names of their own, and there must be at least one")
         self._children = [_Child(worker) for worker in workers]
+        self._spares = {worker.spare.command: _Spare(worker.spare) for worker in workers if worker.spare is not None}
         self._width = max(len(worker.name) for worker in workers)
         self._give_up_after = give_up_after
         self._healthy_s = healthy_s
@@ -107,7 +143,7 @@ class Supervisor:
 
     def pids(self) -> dict[str, int]:
         """Return the process ids of the workers that run."""
-        return {child.spec.name: child.process.pid for child in self._children if child.process is not None}
+        return {child.spec.name: child.running.process.pid for child in self._children if child.running is not None}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1  # no more than this: handlers run between any two instructions
@@ -116,24 +152,32 @@ class Supervisor:
         while not self._signals:
             now = time.monotonic()
             for child in self._children:
-                if child.process is not None:
-                    code = child.process.poll()
+                if child.running is not None:
+                    code = child.running.process.poll()
                     if code is not None:
                         final = self._ended(child, code, now)
                         if final is not None:
                             return final
                 elif child.due is not None and now >= child.due:
                     self._start(child)
-            if all(child.process is None and child.due is None for child in self._children):
+            if all(child.running is None and child.due is None for child in self._children):
                 return EXIT_OK
+            self._keep_spares(now)
             time.sleep(_POLL_S)
         return EXIT_OK
 
     def _start(self, child: _Child) -> None:
-        child.process = subprocess.Popen(
-            list(child.spec.command),
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **child.spec.environment},
-            stdin=subprocess.DEVNULL,
+        child.running = self._from_spare(child.spec) or self._launch(
+            child.spec.name, child.spec.command, child.spec.environment, subprocess.DEVNULL
+        )
+        child.began, child.due = time.monotonic(), None
+        child.runs += 1
+
+    def _launch(self, name: str, command: Sequence[str], environment: Mapping[str, str], stdin: int) -> _Running:
+        process = subprocess.Popen(
+            list(command),
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -141,29 +185,58 @@ class Supervisor:
             start_new_session=True,  # Ctrl-C reaches only the supervisor, which then stops the workers in order
             preexec_fn=die_with_parent(signal.SIGTERM),
         )
-        child.began, child.due = time.monotonic(), None
-        child.runs += 1
-        assert child.process.stdout is not None
-        assert child.process.stderr is not None
-        child.readers = [
-            threading.Thread(target=self._relay, args=(child.spec.name, source, target), daemon=True)
-            for source, target in ((child.process.stdout, self._out), (child.process.stderr, self._err))
+        running = _Running(name, process)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        running.readers = [
+            threading.Thread(target=self._relay, args=(running, source, target), daemon=True)
+            for source, target in ((process.stdout, self._out), (process.stderr, self._err))
         ]
-        for reader in child.readers:
+        for reader in running.readers:
             reader.start()
+        return running
 
-    def _relay(self, name: str, source: IO[str], target: TextIO) -> None:
-        prefix = f"{name:<{self._width}} | "
+    def _relay(self, running: _Running, source: IO[str], target: TextIO) -> None:
         for line in source:
             with self._write_lock:
-                target.write(prefix + line.rstrip("\n") + "\n")
+                target.write(f"{running.name:<{self._width}} | " + line.rstrip("\n") + "\n")
                 target.flush()
         source.close()
 
+    def _keep_spares(self, now: float) -> None:
+        """Start the spare that is missing once every worker has been running for a while."""
+        quiet = all(child.running is not None and now - child.began >= SPARE_AFTER_S for child in self._children)
+        for spare in self._spares.values():
+            if spare.running is not None:
+                code = spare.running.process.poll()
+                if code is not None:  # workers are started without it; what ailed it is above
+                    spare.running.finish_reading()
+                    self._say(f"the spare ended with code {code}")
+                    spare.running, spare.due = None, now + self._healthy_s
+            elif quiet and now >= spare.due:
+                spare.running = self._launch("spare", spare.spec.command, spare.spec.environment, subprocess.PIPE)
+
+    def _from_spare(self, spec: WorkerSpec) -> _Running | None:
+        """Let the spare become a worker, if there is one that lives."""
+        spare = self._spares.get(spec.spare.command) if spec.spare is not None else None
+        if spare is None or spare.running is None or spare.running.process.poll() is not None:
+            return None
+        running, spare.running = spare.running, None
+        assert running.process.stdin is not None
+        try:
+            running.process.stdin.write(json.dumps(dict(spec.environment)) + "\n")
+            running.process.stdin.close()
+        except OSError:  # it ended just now
+            running.process.wait()
+            return None
+        running.name = spec.name
+        return running
+
     def _ended(self, child: _Child, code: int, now: float) -> int | None:
         """Decide what an ended worker means: None: go on; else the exit code to stop with."""
-        child.process = None
-        self._finish_reading(child)
+        assert child.running is not None
+        child.running.finish_reading()
+        child.running = None
         name, lasted = child.spec.name, now - child.began
         if code == EXIT_OK:
             self._say(f"{name} ended")
@@ -189,14 +262,18 @@ class Supervisor:
 
     def _stop_all(self, code: int) -> int:
         """Stop what runs: SIGTERM, then SIGKILL after the timeout or a second signal. Return `code`, or EXIT_FAILED if that went badly."""
+        for spare in self._spares.values():
+            if spare.running is not None:
+                spare.running.process.kill()
+                spare.running.process.wait()
         self._signal_all(signal.SIGTERM)
         deadline = time.monotonic() + self._stop_timeout_s
         signals = self._signals
         while self.pids():
             for child in self._children:
-                if child.process is not None and (ended := child.process.poll()) is not None:
-                    child.process = None
-                    self._finish_reading(child)
+                if child.running is not None and (ended := child.running.process.poll()) is not None:
+                    child.running.finish_reading()
+                    child.running = None
                     if ended not in (EXIT_OK, -signal.SIGTERM):
                         self._say(f"{child.spec.name} ended with code {ended} while stopping")
                         code = code or EXIT_FAILED
@@ -211,12 +288,8 @@ class Supervisor:
 
     def _signal_all(self, number: signal.Signals) -> None:
         for child in self._children:
-            if child.process is not None:
-                child.process.send_signal(number)
-
-    def _finish_reading(self, child: _Child) -> None:
-        for reader in child.readers:
-            reader.join(timeout=1.0)  # the last lines first, then what we say about the end
+            if child.running is not None:
+                child.running.process.send_signal(number)
 
     def _say(self, text: str) -> None:
         with self._write_lock:

@@ -122,6 +122,21 @@ def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed
     return Warmed(compiled, cached, time.monotonic() - began)
 
 
+def load(flow: str) -> None:
+    """Take a flow's kernels into this process, so that its first records do not wait for that."""
+    if flow == "execution":
+        from operators.execution import ExecutionLogic
+        from operators.tape import Tape
+
+        reference = load_reference(Path(Settings.model_fields["reference"].default))
+        tape = Tape(reference)
+        drive(reference, tape, lambda lane: ExecutionLogic(lane, _LANES, reference, tape.quotes))
+    elif flow == "hedger":
+        hedge_book()
+    elif flow == "canary":
+        canary_accounts()
+
+
 def rest() -> int:
     """Compile everything but the two largest kernels; return how many signatures. Called in a process of its own, beside `warm`."""
     from operators import fold, parking, publish, reconcile

@@ -93,6 +93,9 @@ def run(args: argparse.Namespace) -> int:
     Raises BrokerUnavailable (not reachable), TopicsError (topics missing), ReferenceError (bad reference file).
     """
     settings: Settings = args.settings
+    if args.hedging and (args.crash or args.out is not None):
+        print(f"hedgerow: --hedging does not go with {'--crash' if args.crash else '--out'}", file=sys.stderr)
+        return 2
     if args.crash:
         return crash_command.run(args)
     if args.hedging:

@@ -138,3 +138,12 @@ def test_simulate_bad_arguments_give_one_line_and_code_2(words: tuple[str, ...],
     err = capsys.readouterr().err
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("--hedging", "--crash"), "--crash"), (("--hedging", "--out", "x"), "--out"), (("--hedging", "--seconds", "3"), "--seconds")],
+)
+def test_simulate_hedging_goes_with_nothing_else(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.run(arguments("127.0.0.1:1", *words)) == 2
+    assert said in capsys.readouterr().err

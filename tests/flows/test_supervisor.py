@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flows import supervisor
-from flows.supervisor import EXIT_OK, EXIT_SETTINGS, EXIT_STARTUP, EXIT_STATE, EXIT_UNREACHABLE, Supervisor, WorkerSpec
+from flows.supervisor import EXIT_OK, EXIT_SETTINGS, EXIT_STARTUP, EXIT_STATE, EXIT_UNREACHABLE, SpareSpec, Supervisor, WorkerSpec
 
 ROOT = Path(supervisor.__file__).parents[1]
 
@@ -96,6 +96,73 @@ def test_supervisor_broker_unreachable_later_is_waited_out(tmp_path: Path) -> No
 def test_supervisor_two_workers_of_one_name_is_refused() -> None:
     with pytest.raises(ValueError, match="names of their own"):
         Supervisor([worker(""), worker("")])
+
+
+# --- spares -------------------------------------------------------------------------------------------------------------------------
+
+SPARE = """
+import json, os, pathlib, sys, time
+marks = pathlib.Path(sys.argv[1])
+(marks / f"spare-{len(list(marks.glob('spare-*')))}").touch()
+line = sys.stdin.readline()
+if not line: sys.exit(0)
+print("I am", json.loads(line)["WHO"], flush=True)
+"""
+DIES_WHEN_A_SPARE_IS_THERE = """
+if os.environ["WHO"] == "one":
+    while not list(marks.glob("spare-*")): time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+while not (marks / "over").exists(): time.sleep(0.01)
+"""
+
+
+def with_spare(marks: Path, name: str, who: str, spare: str = SPARE, then: str = DIES_WHEN_A_SPARE_IS_THERE) -> WorkerSpec:
+    spec = SpareSpec((sys.executable, "-c", spare, str(marks)), {})
+    made = worker(f"marks = pathlib.Path({str(marks)!r})\n{then}", name, WHO=who)
+    return WorkerSpec(made.name, made.command, made.environment, spec)
+
+
+def test_supervisor_spare_takes_a_fallen_workers_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "SPARE_AFTER_S", 0.0)
+    spare = SPARE + f"\n(marks / 'over').touch()\nassert marks == pathlib.Path({str(tmp_path)!r})"
+    code, out, err = supervise(with_spare(tmp_path, "w-0", "one", spare), with_spare(tmp_path, "w-1", "two", spare))
+    assert code == EXIT_OK
+    assert "w-0 | I am one" in out.splitlines(), (out, err)
+    assert "w-0 was ended by SIGKILL" in err
+    assert "w-0 ended" in err
+
+
+def test_supervisor_spare_that_cannot_start_costs_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said once, and fallen workers are started as if there were none."""
+    monkeypatch.setattr(supervisor, "SPARE_AFTER_S", 0.0)
+    broken = "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'spare-0').touch(); sys.exit('no such module')"
+    then = """
+run = len(list(marks.glob("run-*"))); (marks / f"run-{run}").touch()
+if run == 0:
+    while not list(marks.glob("spare-*")): time.sleep(0.01)
+    time.sleep(0.5)
+    sys.exit(7)
+"""
+    code, _, err = supervise(with_spare(tmp_path, "w-0", "one", broken, then))
+    assert code == EXIT_OK
+    assert err.count("the spare ended with code 1") == 1
+    assert "spare | no such module" in err
+    assert len(list(tmp_path.glob("run-*"))) == 2
+
+
+def test_supervisor_no_spare_while_workers_are_young(tmp_path: Path) -> None:
+    code, _, _ = supervise(with_spare(tmp_path, "w-0", "two", then="time.sleep(0.5)"))
+    assert code == EXIT_OK
+    assert not list(tmp_path.glob("spare-*"))
+
+
+def test_supervisor_takes_its_spare_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "SPARE_AFTER_S", 0.0)
+    pid = tmp_path / "pid"
+    spare = SPARE.replace("line = ", f"pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\nline = ")
+    code, _, _ = supervise(with_spare(tmp_path, "w-0", "two", spare, f"while not pathlib.Path({str(pid)!r}).exists(): time.sleep(0.01)"))
+    assert code == EXIT_OK
+    assert eventually(lambda: gone(int(pid.read_text())))
 
 
 # --- signals: the supervisor in a process of its own --------------------------------------------------------------------------------
