@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    OFFSET_INVALID,
     Consumer,
     IsolationLevel,
     KafkaError,
@@ -529,11 +530,18 @@ class Session:
         while True:
             try:
                 asked = self._admin.list_offsets(dict.fromkeys(parts, spec), isolation_level=isolation, request_timeout=5)
-                return {(tp.topic, tp.partition): answer.result().offset for tp, answer in asked.items()}
+                found = {(tp.topic, tp.partition): answer.result().offset for tp, answer in asked.items()}
+                # A broker that goes down or comes up may answer without an offset and without an error (seen on 2.16 with Kafka 4.1.2). Taken for
+                # an end, it would tell of a topic made anew, and the worker would be given up.
+                silent = [f"{topic}[{lane}]" for (topic, lane), offset in found.items() if offset == OFFSET_INVALID]
+                if not silent:
+                    return found
+                reason = f"the broker names no offset of {', '.join(silent)}"
             except KafkaException as error:
-                if self._monotonic() > deadline:
-                    raise SessionError(f"offsets of {parts[0].topic}: {error.args[0].str()}") from error
-                self._clients.sleep(0.05)
+                reason = error.args[0].str()
+            if self._monotonic() > deadline:
+                raise SessionError(f"offsets of {parts[0].topic}: {reason}")
+            self._clients.sleep(0.05)
 
     def read_changelog(self, lane: int, first: int, end: int) -> Generator[tuple[int, bytes], None, None]:
         """Yield (offset, value) of the committed records of a lane's changelog in [first, end). To be closed before the session is."""
