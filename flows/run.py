@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--spare",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="with --workers: keep one more process of each flow ready, which takes a fallen worker's place within a second",
+        help="with --workers: keep one more process of each flow ready that takes a fallen worker's place (on)",
     )
     parser.add_argument(
         "--give-up-after",

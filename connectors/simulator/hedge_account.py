@@ -174,7 +174,7 @@ class HedgeAccount:
                 self.slips.append((weight, float(np.sign(delta)) * (float(p["price"]) - leg.mid) / leg.mid * 1e4))
 
     def _cover(self, p: dict[str, Any], message: dict[str, Any], now_ns: int) -> None:
-        if message["sender"] != "agent.hedger":
+        if message["sender"] != "agent.hedger" or p["book"] not in self.books:  # on a Kafka there may be others
             return
         if self._in_halt(p["decision_ts_ns"]) and p.get("unwind_id") is None:
             self.during_halt.append(p["hedge_id"])
@@ -206,11 +206,12 @@ class HedgeAccount:
             self.books[p["book"]].ratios = {(r["exposure"], r["instrument"]): r["used"] for r in p["ratios"]}
 
     def _audit(self, p: dict[str, Any], _: dict[str, Any], now_ns: int) -> None:
+        if p["book"] not in self.books:
+            return
         self.outcomes[p["outcome"]] += 1
         named = [reason for reason in p["reasons"] if reason != "none"]
         self.unexplained += not named
-        if p["book"] in self.books:
-            self.books[p["book"]].reason = named[0] if named else ""
+        self.books[p["book"]].reason = named[0] if named else ""
         self.reasons.update(named[:1])
 
     def _escalation(self, p: dict[str, Any], _: dict[str, Any], now_ns: int) -> None:

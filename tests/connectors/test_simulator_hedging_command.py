@@ -123,6 +123,16 @@ def test_a_halt_counts_from_the_last_lanes_word(broker: MockBroker, loop: HedgeL
     assert loop.figures()["orders_during_halt"] == 1
 
 
+def test_books_of_others_are_not_in_the_account(broker: MockBroker, loop: HedgeLoop) -> None:
+    """Their orders are executed, because the order agent is everybody's; the figures are those of this run."""
+    loop.lead()
+    value = cover(30, time.time_ns(), [{"size": "0.5", "limit_px": None}], book="SOMEBODY-1")
+    put(broker, COVER, b"SOMEBODY-1", value)
+    until(loop, lambda: loop.world.agent.counts["covers"])
+    assert loop.figures()["hedges"] == 0
+    assert not loop.unreadable
+
+
 def test_what_cannot_be_read_is_counted_and_stops_nothing(broker: MockBroker, loop: HedgeLoop) -> None:
     for value in (b"not JSON", b"{}", b'{"payload": {}}'):
         put(broker, COVER, b"CRYPTO-1", value)
