@@ -91,6 +91,8 @@ class HedgeLoop:
         self.behind_s = 0.0
         """The most a round came late."""
         self.unreadable: Counter[str] = Counter()
+        self.other_quotes = False
+        """Whether there are quotes of another market: covariances would be made of both."""
         self._halting: dict[str, _Halting] = {}
         self._stopped = False
         self._next_sample = self._next_whole = 0.0
@@ -102,6 +104,8 @@ class HedgeLoop:
             })  # fmt: skip
         except (KafkaException, ValueError, TypeError) as error:
             raise BrokerUnavailable(f"HEDGEROW_KAFKA_OPTIONS: the Kafka client refuses its settings: {error}") from error
+        quotes = [TopicPartition(QUOTE, p) for p in there[QUOTE].partitions]
+        self.other_quotes = any(self._consumer.get_watermark_offsets(p, 10.0)[1] for p in quotes)
         parts = [TopicPartition(topic, p) for topic in READ for p in there[topic].partitions]
         # by number, not by name: OFFSET_END is looked up at the first fetch, and what is written until then would be passed over
         self._consumer.assign([TopicPartition(p.topic, p.partition, self._consumer.get_watermark_offsets(p, 10.0)[1]) for p in parts])
@@ -241,6 +245,11 @@ def run(args: argparse.Namespace) -> int:
     now_ns = time.time_ns()
     # books of a run of its own: those of an earlier one may still have positions
     loop = HedgeLoop(bootstrap, options, scenario_of(args.seed, seconds, now_ns, f"-{now_ns // SECOND % 1_000_000}"))
+    if loop.other_quotes:
+        print(
+            "hedgerow: there are quotes of an earlier market: for an hour hedgers make their covariances of both, and hedge worse; new topics have none",
+            file=sys.stderr,
+        )
     with _signals(loop) as received:
         loop.lead()
         print(

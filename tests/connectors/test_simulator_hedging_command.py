@@ -166,6 +166,15 @@ def test_missing_topics_are_named() -> None:
         command.run(arguments(settings=Settings(kafka=other.bootstrap)))
 
 
+def test_quotes_of_an_earlier_market_are_told_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "DRAIN_S", 0.2)
+    monkeypatch.setattr(HedgeLoop, "run", lambda self: self.stop())
+    with MockBroker({name: partitions_of(TOPICS[name], LANES) for name in (*SENT, *READ)}) as other:
+        for expected in (False, True):
+            assert command.run(arguments(seconds=60.0, settings=Settings(kafka=other.bootstrap))) == 0
+            assert ("quotes of an earlier market" in capsys.readouterr().err) == expected
+
+
 def test_the_summary_says_what_is_missed(broker: MockBroker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a hedger nothing is hedged, and the command says so."""
     monkeypatch.setattr(command, "DRAIN_S", 0.2)
