@@ -49,6 +49,7 @@ SAMPLE_S, WHOLE_S = 0.1, 1.0
 POLL_S = 0.004
 DRAIN_S = 15.0
 MOST_RECORDS = 2_000
+LEADER_S = 15.0
 
 
 def scenario_of(seed: int, seconds: float, now_ns: int, suffix: str = "", wait_s: float = WAIT_S) -> Scenario:
@@ -105,10 +106,21 @@ class HedgeLoop:
         except (KafkaException, ValueError, TypeError) as error:
             raise BrokerUnavailable(f"HEDGEROW_KAFKA_OPTIONS: the Kafka client refuses its settings: {error}") from error
         quotes = [TopicPartition(QUOTE, p) for p in there[QUOTE].partitions]
-        self.other_quotes = any(self._consumer.get_watermark_offsets(p, 10.0)[1] for p in quotes)
+        self.other_quotes = any(self._end_of(p) for p in quotes)
         parts = [TopicPartition(topic, p) for topic in READ for p in there[topic].partitions]
         # by number, not by name: OFFSET_END is looked up at the first fetch, and what is written until then would be passed over
-        self._consumer.assign([TopicPartition(p.topic, p.partition, self._consumer.get_watermark_offsets(p, 10.0)[1]) for p in parts])
+        self._consumer.assign([TopicPartition(p.topic, p.partition, self._end_of(p)) for p in parts])
+
+    def _end_of(self, part: TopicPartition) -> int:
+        """Return where a partition ends. A topic that was just made has no leader for a moment."""
+        deadline = time.monotonic() + LEADER_S
+        while True:
+            try:
+                return int(self._consumer.get_watermark_offsets(part, 5.0)[1])
+            except KafkaException as error:
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(f"topic {part.topic}[{part.partition}]: {error.args[0].str()}") from error
+                time.sleep(0.1)
 
     # --- driving it -----------------------------------------------------------------------------------------------------------------
 

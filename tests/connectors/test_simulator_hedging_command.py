@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
+from connectors.kafka_server import BrokerUnavailable
 from connectors.mock_broker import MockBroker
 from connectors.simulator import hedging_command as command
 from connectors.simulator.factors import SECOND
@@ -147,6 +148,29 @@ def test_stop_ends_it(loop: HedgeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     loop.run()
     assert time.monotonic() - began < 30
     assert loop.world.client_orders < 50
+
+
+class Leaderless(Consumer):
+    """A consumer that finds a topic without a leader, so many times."""
+
+    left = 0
+
+    def get_watermark_offsets(self, *args: Any, **more: Any) -> Any:
+        if Leaderless.left:
+            Leaderless.left -= 1
+            raise KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION))
+        return super().get_watermark_offsets(*args, **more)
+
+
+def test_a_topic_that_was_just_made_is_waited_for(broker: MockBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "Consumer", Leaderless)
+    Leaderless.left = 3
+    HedgeLoop(broker.bootstrap, {}, scenario_of(1, 60.0, time.time_ns())).close()
+    assert Leaderless.left == 0
+    Leaderless.left = 10**6
+    monkeypatch.setattr(command, "LEADER_S", 0.2)
+    with pytest.raises(BrokerUnavailable, match=r"marketdata\.snapshot\.v1\[0\]: "):
+        HedgeLoop(broker.bootstrap, {}, scenario_of(1, 60.0, time.time_ns()))
 
 
 # --- the command ------------------------------------------------------------------------------------------------------------------
