@@ -77,8 +77,6 @@ DECISIONS_A_TICK = 3
 comes first, so that a fill in a quiet book does not wait for busy ones."""
 PATIENCE_NS = 5_000_000_000
 """Books that only look again because a bar ended or the risk agent spoke come as if they had decided so much later."""
-_MOST_MARK_BARS = 3
-"""A P&L over more bars than that is none: nobody looked meanwhile."""
 _TRIGGERS = tuple(r for r in HedgeReason if r >= _FIRST_TRIGGER)
 _BITS = {reason: 1 << (reason - _FIRST_TRIGGER) for reason in _TRIGGERS}
 _PATIENT = _BITS[HedgeReason.bar] | _BITS[HedgeReason.risk_state]
@@ -802,8 +800,7 @@ class HedgerLogic(OnLedger[HedgeLedger]):
                 self.ledger.books.arrays.rows[book.row]["idle_ns"] = now_ns + self.times.idle_ns
             return
         assert book.ratios is not None
-        fresh = book.ratios.bars != self.market.bars_closed
-        if fresh:
+        if book.ratios.bars != self.market.bars_closed:
             for one in update_ratios(frame, book.ratios, self.market, self.rules):
                 self._tell_breakdown(book, one, now_ns)
             self._keep_ratios(book, frame, book.ratios, now_ns)
@@ -813,8 +810,6 @@ class HedgerLogic(OnLedger[HedgeLedger]):
         self.ledger.scalars[g.S_DECISIONS] += 1
         self._keep_residual(book, residual_of(decision, frame))
         self._account(book, decision, now_ns)
-        if fresh:
-            self._mark(book, decision, now_ns)
         hedge, ratios = -1, ratios_of(decision, frame, view, self.market)
         if decision.outcome == "sent":
             self._drop_stored(book, now_ns)
@@ -891,34 +886,6 @@ class HedgerLogic(OnLedger[HedgeLedger]):
                 )
         self.ledger.books.touch(book.row)
         self.ledger.minutes.touch(minute)
-
-    def _mark(self, book: _Book, decision: Decision, now_ns: int) -> None:
-        """After a bar: count what the book won or lost since it was marked, without and with its hedges, and mark it anew."""
-        market, positions = self.market, self.ledger.positions
-        mine, rows = self.ledger.books.arrays.rows[book.row], positions.arrays.rows
-        at = np.fromiter(book.positions.values(), np.int64, len(book.positions))
-        own = rows.take(at)
-        mids = np.where(own["series"] >= 0, market.mids(now_ns)[np.maximum(own["series"], 0)], np.nan)
-        since_ns = market.bar_end_ns - int(mine["marked_ns"])
-        if mine["marked_ns"] and since_ns <= _MOST_MARK_BARS * market.rules.bar_ns:
-            unhedged, hedged = kpi.moved(own["marked_exposure"], own["marked_hedge"], own["mark"], mids)
-            if not np.isnan(hedged) and (unhedged or hedged):
-                minute = self._minute(book, now_ns)
-                figures = self.ledger.minutes.arrays.rows[minute]
-                figures["unhedged2"] += unhedged**2
-                figures["hedged2"] += hedged**2
-                self.ledger.minutes.touch(minute)
-        known = len(decision.e) == len(book.exposure_rows) and len(decision.p) == len(book.held_rows)
-        mine["marked_ns"] = market.bar_end_ns if known else 0
-        self.ledger.books.touch(book.row)
-        if not known or not (decision.e.any() or decision.p.any() or own["marked_exposure"].any() or own["marked_hedge"].any()):
-            return
-        rows["mark"][at] = mids
-        rows["marked_exposure"][at] = rows["marked_hedge"][at] = 0.0
-        rows["marked_exposure"][book.exposure_rows] = decision.e
-        rows["marked_hedge"][book.held_rows] = decision.p
-        for one in at.tolist():
-            positions.touch(one)
 
     def _send(
         self, book: _Book, frame: BookFrame, view: BookView, decision: Decision, ratios: list[dict[str, Any]], first_ns: int, now_ns: int

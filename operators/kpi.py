@@ -35,22 +35,10 @@ def quantile(bounds: Any, counts: Any, q: float) -> float | None:
     return float(bounds[min(at, BUCKETS - 1)])
 
 
-def moved(exposure: Any, hedge: Any, before: Any, now: Any) -> tuple[float, float]:
-    """Return the P&L of exposures alone and with their hedges `(unhedged, hedged)` of prices that went from `before` to `now`.
-
-    All `(k,)`: notionals at `before`, signed, and prices. NaN when the price of something held is not known: half a book tells nothing.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):  # of what is not held the price may be anything
-        change = now / before - 1.0
-        unhedged = float(np.where(exposure == 0.0, 0.0, exposure * change).sum())
-        return unhedged, unhedged + float(np.where(hedge == 0.0, 0.0, hedge * change).sum())
-
-
 def summed(rows: Any) -> dict[str, Any]:
     """Return the figures of a window from its minutes' rows (state.hedges.MINUTE): null where nothing happened that could be measured."""
     known, covered, weighted = (float(rows[name].sum()) for name in ("known_s", "covered_s", "coverage_s"))
-    hedged, slippage, turned = (float(rows[name].sum()) for name in ("hedged", "slippage", "moved"))
-    unhedged2, hedged2 = (float(rows[name].sum()) for name in ("unhedged2", "hedged2"))
+    hedged, slippage, moved = (float(rows[name].sum()) for name in ("hedged", "slippage", "moved"))
     sent, ended, failed = (int(rows[name].sum()) for name in ("sent", "ended", "failed"))
     latency = rows["latency"].sum(axis=0) if len(rows) else np.zeros(BUCKETS)
     completion = rows["completion"].sum(axis=0) if len(rows) else np.zeros(BUCKETS)
@@ -67,8 +55,7 @@ def summed(rows: Any) -> dict[str, Any]:
         "failure_pct": min(100.0 * failed / sent, 100.0) if sent else None,
         "slippage_bps": slippage / hedged if hedged > 0 else None,
         "hedged_notional": hedged,
-        "churn": hedged / turned if turned > 0 else None,
-        "realised_effectiveness": 1.0 - hedged2 / unhedged2 if unhedged2 > 0 else None,
+        "churn": hedged / moved if moved > 0 else None,
         "latency_p50_ms": quantile(LATENCY_MS, latency, 0.5),
         "latency_p95_ms": quantile(LATENCY_MS, latency, 0.95),
     }

@@ -470,7 +470,6 @@ class BookMetric(Strict):
     completion_p95_s: Annotated[float, real(0.0)] | None = None
     bound_r2: Annotated[float, real()] | None = None
     effectiveness: Annotated[float, real()] | None = None
-    realised_effectiveness: Annotated[float, real()] | None = None
     hedges_sent: Annotated[int, integer(0, 2**53)]
     hedges_ended: Annotated[int, integer(0, 2**53)]
     hedges_failed: Annotated[int, integer(0, 2**53)]

@@ -14,7 +14,7 @@ from state.table import Table, row_type
 BOOK = row_type(
     [
         ("set_hi", "u8"), ("set_lo", "u8"), ("fills", "i8"), ("first_ns", "i8"), ("decided_ns", "i8"),
-        ("gap_ns", "i8"), ("since_ns", "i8"), ("rest_ns", "i8"), ("retry_ns", "i8"), ("idle_ns", "i8"), ("bar_ns", "i8"), ("marked_ns", "i8"), ("desk_ns", "i8"),
+        ("gap_ns", "i8"), ("since_ns", "i8"), ("rest_ns", "i8"), ("retry_ns", "i8"), ("idle_ns", "i8"), ("bar_ns", "i8"), ("desk_ns", "i8"),
         ("desk_order", "u8"), ("triggers", "u8"), ("escalated", "u8"), ("expected", "f8"),
         ("coverage", "f8"), ("exposure_notional", "f8"), ("bound_r2", "f8"), ("effectiveness", "f8"), ("needed", "f8"),
         ("head", "i4"), ("flags", "u4"), ("refusals", "u4"), ("attempts", "u4"), ("name_len", "u1"), ("name", "u1", (48,)),
@@ -23,24 +23,22 @@ BOOK = row_type(
 """One book, key = hash of its name. set_*: sum of the hashes of (fill, version) applied, whatever their order. first_ns: since when a trigger
 waits; triggers: bits of what triggered. gap_ns: since when coverage is under its target, 0 for not; since_ns: until when the figures by the minute
 are kept. refusals: hedges refused or expired in a row, rest_ns: until when the book rests for it. retry_ns: when to decide without a trigger, 0
-for not; idle_ns: until when nothing may be decided. bar_ns: end of the bar its ratios last moved at; marked_ns: of the bar after which its positions
-were marked, 0 for not. desk_*: the desk's newest word on the book. escalated: bits of what was told in this episode. expected (coverage with hedges
-in flight), coverage, …: as of the last decision. attempts: one more than the highest attempt of its hedges forgotten. head: first of its positions."""
+for not; idle_ns: until when nothing may be decided. bar_ns: end of the bar its ratios last moved at. desk_*: the desk's newest word on the book.
+escalated: bits of what was told in this episode. expected (coverage with hedges in flight), coverage, …: as of the last decision. attempts: one more
+than the highest attempt of its hedges forgotten. head: first of its positions."""
 B_HELD, B_KNOWN, B_COVERED = 1, 2, 4
 
 POSITION = row_type(
     [
         ("exposure", "i8"), ("hedge", "i8"), ("target", "f8"), ("target_ns", "i8"), ("target_ttl_ns", "i8"), ("target_order", "u8"),
-        ("sent_ns", "i8"), ("traded", "f8"), ("traded_day", "i8"), ("moved", "f8"), ("start", "f8"), ("residual", "f8"),
-        ("mark", "f8"), ("marked_exposure", "f8"), ("marked_hedge", "f8"), ("desk_ns", "i8"),
+        ("sent_ns", "i8"), ("traded", "f8"), ("traded_day", "i8"), ("moved", "f8"), ("start", "f8"), ("residual", "f8"), ("desk_ns", "i8"),
         ("desk_order", "u8"),
         ("book", "i4"), ("next", "i4"), ("series", "i4"), ("qty_scale", "i1"), ("flags", "u1"), ("symbol_len", "u1"), ("symbol", "u1", (20,)),
     ]
 )  # fmt: skip
 """One book's symbol, key = (book, symbol). exposure: fills that are no hedges; hedge: fills of hedges and of the desk. target, target_ns: the newest
 allocation. sent_ns: last hedge sent; traded: hedge notional of the day. moved: Σ |change of exposure| in units since the minute began.
-start: where the next search begins. residual: as of the last decision. mark: mid when the book was marked; marked_*: notional of the exposure, less its
-target, and of filled hedges then. desk_*: the desk's newest word on it. P_EXPOSED: an exposure of the book's problem."""
+start: where the next search begins. residual: as of the last decision. desk_*: the desk's newest word on it. P_EXPOSED: an exposure of the book's problem."""
 P_TARGET, P_HELD, P_EXPOSED = 1, 2, 4
 
 FILL = row_type([("versions", "u8"), ("day", "u2")])
@@ -77,13 +75,13 @@ BUCKETS = 20
 MINUTE = row_type(
     [
         ("minute", "i8"), ("known_s", "f8"), ("covered_s", "f8"), ("coverage_s", "f8"),
-        ("hedged", "f8"), ("slippage", "f8"), ("moved", "f8"), ("unhedged2", "f8"), ("hedged2", "f8"),
+        ("hedged", "f8"), ("slippage", "f8"), ("moved", "f8"),
         ("episodes", "u4"), ("met", "u4"), ("sent", "u4"), ("ended", "u4"), ("failed", "u4"),
         ("latency", "u4", (BUCKETS,)), ("completion", "u4", (BUCKETS,)), ("book", "i4"),
     ]
 )  # fmt: skip
 """What happened in a book in a minute, key = (book, minute). *_s: seconds with exposure above dust, of these covered, and weighted by coverage; slippage: Σ
-notional × bps; moved: Σ |change of exposure|; unhedged2, hedged2: Σ of squares of the P&L from bar to bar of exposures alone, and with their hedges."""
+notional × bps; moved: Σ |change of exposure|."""
 
 ACK = row_type([("day", "u2")])
 """A HALT this lane has acknowledged, key = its msg_id."""

@@ -6,7 +6,6 @@ import itertools
 import json
 from decimal import Decimal
 
-import numpy as np
 import pytest
 
 from operators.hedge_life import LifeRules
@@ -444,57 +443,6 @@ def test_coverage_gap_is_told_after_five_minutes_and_ends() -> None:
     bench.tick(0.16)
     bench.complete(bench.covers[0])
     assert bench.lane.counters()["coverage_gaps"] == 0
-
-
-@pytest.mark.parametrize("restarts", [(), (7, 30)])
-def test_realised_effectiveness_is_the_books_own_pnl(restarts: tuple[int, ...]) -> None:
-    """Held against sizes and prices: what the position won and lost from bar to bar, alone and with its hedge."""
-    bench = Bench()
-    bench.trade("100")
-    bench.complete(bench.covers[0])
-    hedge = {leg["instrument"]: float(leg["size"]) * (1 if leg["side"] == "BUY" else -1) for leg in bench.covers[0]["legs"]}
-    held = np.array([100.0, hedge.get("PERP", 0.0), hedge.get("ALT", 0.0), 0.0])
-    moves = []
-    for bar in range(80):
-        if bar in restarts:
-            bench.restart()
-        before = bench.mids.copy()
-        bench.bar(volatility=1e-3)
-        change = bench.mids - before
-        if bar:  # the first marks it
-            moves.append((bench.now_ns // (60 * SECOND), 100.0 * change[0], float(held @ change)))
-    figures = [m for m in bench.out["hedger.metric.book.v1"] if m["window_s"] == 300][-1]
-    last = figures["to_ns"] // (60 * SECOND)
-    window = np.array([(u, h) for minute, u, h in moves if last - 5 <= minute < last])
-    assert len(window) == 60
-    unhedged, hedged = (window**2).sum(axis=0)
-    assert figures["realised_effectiveness"] == pytest.approx(1 - hedged / unhedged, abs=2e-4)  # quotes have four decimals
-    assert 0.9 < figures["realised_effectiveness"] < 1.0
-
-
-def test_realised_effectiveness_of_what_is_not_hedged_is_nothing() -> None:
-    bench = Bench()
-    closed = [
-        {"instrument": s, "from_ns": bench.now_ns, "to_ns": bench.now_ns + 3600 * SECOND, "reason": "closed"} for s in ("PERP", "ALT")
-    ]
-    bench.policy(do_not_trade=closed)
-    bench.trade("100")
-    for _ in range(26):
-        bench.bar()
-    assert bench.out["hedger.metric.book.v1"][-1]["realised_effectiveness"] == 0.0
-
-
-def test_a_move_nobody_looked_at_is_not_in_realised_effectiveness() -> None:
-    """Ticks stop for a minute, in which the price falls by a fifth: that says nothing of the hedge's worth from bar to bar."""
-    bench = Bench()
-    bench.trade("100")
-    for bar in range(40):
-        if bar == 20:
-            bench.mids *= 0.8
-            bench.now_ns += 60 * SECOND
-        bench.bar()
-    rows = bench.lane.ledger.minutes.rows
-    assert rows["unhedged2"].max() < 100 * (100.0 * 100.0 * 1e-3) ** 2
 
 
 def test_unwinds_go_under_halt_once_and_nothing_else() -> None:

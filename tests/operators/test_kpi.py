@@ -70,7 +70,7 @@ def test_nothing_measured_is_null_not_zero() -> None:
         nulls = {name for name, value in found.items() if value is None}
         assert nulls == {
             "coverage_time_pct", "coverage_mean_pct", "completion_p50_s", "completion_p95_s", "failure_pct", "slippage_bps", "churn",
-            "latency_p50_ms", "latency_p95_ms", "realised_effectiveness",
+            "latency_p50_ms", "latency_p95_ms",
         }  # fmt: skip
         assert (found["episodes"], found["hedges_sent"], found["hedged_notional"]) == (0, 0, 0.0)
 
@@ -118,25 +118,3 @@ def test_order_of_minutes_makes_no_difference_and_windows_add_up() -> None:
 
 def test_what_is_kept_covers_the_longest_window() -> None:
     assert max(kpi.WINDOWS_S) // 60 < kpi.KEEP_MINUTES
-
-
-def test_realised_effectiveness_is_of_sums_of_squares() -> None:
-    found = kpi.summed(minutes({"unhedged2": 3.0, "hedged2": 1.0}, {"unhedged2": 5.0, "hedged2": 0.0}))
-    assert found["realised_effectiveness"] == 1 - 1 / 8
-    assert kpi.summed(minutes({"unhedged2": 1.0, "hedged2": 4.0}))["realised_effectiveness"] == -3.0
-
-
-def test_pnl_is_notional_by_change_of_price() -> None:
-    exposure, hedge = np.array([100.0, -50.0, 0.0]), np.array([0.0, 0.0, -80.0])
-    unhedged, hedged = kpi.moved(exposure, hedge, np.array([10.0, 20.0, 4.0]), np.array([11.0, 19.0, 4.2]))
-    assert unhedged == pytest.approx(10.0 + 2.5)
-    assert hedged == pytest.approx(12.5 - 4.0)
-
-
-@pytest.mark.parametrize(("before", "now"), [(np.nan, 1.0), (1.0, np.nan)])
-def test_pnl_of_a_price_that_is_missing_is_not_known_unless_nothing_is_held(before: float, now: float) -> None:
-    one = np.array([1.0, 0.0]), np.array([0.0, 0.0]), np.array([before, 1.0]), np.array([now, 1.0])
-    other = np.array([0.0, 2.0]), np.array([0.0, -1.0]), np.array([before, 1.0]), np.array([now, 1.5])
-    assert np.isnan(kpi.moved(*one)).all()
-    assert kpi.moved(*other) == (1.0, 0.5)
-    assert kpi.moved(np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1)) == (0.0, 0.0)
