@@ -247,6 +247,9 @@ def run(args: argparse.Namespace) -> int:
     if not LEAST_SECONDS <= seconds <= 86_400:
         print(f"hedgerow: --seconds must be from {LEAST_SECONDS:.0f} to 86400 with --hedging", file=sys.stderr)
         return 2
+    if not 0 <= args.seed < 2**63:
+        print("hedgerow: --seed must be from 0 to 2^63 - 1", file=sys.stderr)
+        return 2
     bootstrap, options = args.settings.bootstrap, args.settings.client_config()
     problems = blocking_problems(bootstrap, options, (*SENT, *READ))
     if problems:
