@@ -527,6 +527,7 @@ class Session:
         if not parts:
             return {}
         deadline = self._monotonic() + self.config.startup_timeout_ms / 1000
+        cause: KafkaException | None = None
         while True:
             try:
                 asked = self._admin.list_offsets(dict.fromkeys(parts, spec), isolation_level=isolation, request_timeout=5)
@@ -536,11 +537,11 @@ class Session:
                 silent = [f"{topic}[{lane}]" for (topic, lane), offset in found.items() if offset == OFFSET_INVALID]
                 if not silent:
                     return found
-                reason = f"the broker names no offset of {', '.join(silent)}"
+                reason, cause = f"the broker names no offset of {', '.join(silent)}", None
             except KafkaException as error:
-                reason = error.args[0].str()
+                reason, cause = error.args[0].str(), error
             if self._monotonic() > deadline:
-                raise SessionError(f"offsets of {parts[0].topic}: {reason}")
+                raise SessionError(f"offsets of {parts[0].topic}: {reason}") from cause
             self._clients.sleep(0.05)
 
     def read_changelog(self, lane: int, first: int, end: int) -> Generator[tuple[int, bytes], None, None]:

@@ -41,7 +41,7 @@ from connectors.simulator.crash_command import batches, tell
 from connectors.simulator.sender import Sender
 from connectors.topics import partitions_of
 from flows import canary_show as show
-from flows.demo_process import Child, DemoError, environment_with, to_its_end
+from flows.demo_process import Child, DemoError, environment_with, seconds_of, to_its_end
 from schemas import registry
 from schemas.canary import CanaryAlertMessage, NoticeMessage, RegimeMessage
 from schemas.parse import parse
@@ -72,12 +72,8 @@ _S = 1_000_000_000
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `hedgerow demo --crash`; return 0 when everything was reached, 1 when not, 2 for bad arguments, 130 when interrupted."""
-    seconds = USUAL_SECONDS if args.seconds is None else args.seconds
-    if not LEAST_SECONDS <= seconds <= MOST_SECONDS:
-        print(f"hedgerow: --seconds must be from {LEAST_SECONDS:.0f} to {MOST_SECONDS:.0f} with --crash", file=sys.stderr)
-        return 2
-    if not 0 <= args.seed < 2**63:
-        print("hedgerow: --seed must be from 0 to 2^63 - 1", file=sys.stderr)
+    seconds = seconds_of(args, "--crash", USUAL_SECONDS, LEAST_SECONDS, MOST_SECONDS)
+    if seconds is None:
         return 2
     console = Console(highlight=False)
     return to_its_end(_Demo(seconds, args.seed, console, args.plain or not console.is_terminal).run)

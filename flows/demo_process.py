@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -31,6 +32,20 @@ def to_its_end(demo: Callable[[], int]) -> int:
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def seconds_of(args: argparse.Namespace, option: str, usual: float, least: float, most: float) -> float | None:
+    """Return how long a demo is to last; None, after saying why, when that or the seed cannot be."""
+    seconds = usual if args.seconds is None else float(args.seconds)
+    problem = ""
+    if not least <= seconds <= most:
+        problem = f"--seconds must be from {least:.0f} to {most:.0f} with {option}"
+    elif not 0 <= args.seed < 2**63:
+        problem = "--seed must be from 0 to 2^63 - 1"
+    if problem:
+        print(f"hedgerow: {problem}", file=sys.stderr)
+        return None
+    return seconds
 
 
 def compile_kernels(say: Callable[[str], None]) -> None:

@@ -13,13 +13,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from connectors.simulator.hedge_account import COVERED
 from connectors.simulator.hedge_summary import Bars
 from flows.board import QUIET, WIDTH, Level, pairs, panel, progress, side_by_side
 
 _BAR = 8
-_HEDGES_SHOWN = 8
+HEDGES_SHOWN = 8
 _REASONS_SHOWN = 7
-_COVERED = 0.95
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class HedgeLine:
 
 @dataclass(frozen=True)
 class HedgeFigures:
-    """Everything the board shows at one moment. `going_on`: the upsets in force. reasons: first reasons of decisions that came to nothing, by count."""
+    """Everything the board shows at one moment. `going_on`: the upsets in force. reasons: first reasons of all decisions, by count."""
 
     phase: str = "starting"
     about: str = ""
@@ -91,7 +91,7 @@ def _books(f: HedgeFigures) -> RenderableType:
     table.add_column("sent", justify="right", width=5, no_wrap=True)
     table.add_column("last decision", width=24, no_wrap=True, overflow="ellipsis")
     for book in f.books:
-        good = book.coverage is None or book.coverage >= _COVERED
+        good = book.coverage is None or book.coverage >= COVERED
         filled = 0 if book.coverage is None else round(_BAR * min(1.0, max(0.0, book.coverage)))
         table.add_row(
             book.name, f"{book.exposure:,.0f} {book.currency}", f"{book.hedged:,.0f} {book.currency}",
@@ -130,11 +130,11 @@ def _hedges(f: HedgeFigures) -> RenderableType:
     table.add_column(width=12, justify="right", no_wrap=True)
     table.add_column(width=14, justify="right", no_wrap=True)
     table.add_column(width=17, no_wrap=True)
-    for line in f.last[:_HEDGES_SHOWN]:
+    for line in f.last[:HEDGES_SHOWN]:
         side = Text(line.side, style="green" if line.side == "BUY" else "magenta")
         style = "bold red" if line.status in ("REJECTED", "EXPIRED", "UNKNOWN") else ""
         table.add_row(line.at, line.book, line.symbol, side, line.size, f"{line.notional:,.0f}", Text(line.status, style=style))
-    return panel(table, "last hedges", _HEDGES_SHOWN + 2)
+    return panel(table, "last hedges", HEDGES_SHOWN + 2)
 
 
 def hedge_line(f: HedgeFigures) -> str:

@@ -7,7 +7,6 @@ and stops; the world's own account judges (connectors/simulator/hedge_summary.py
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import threading
 import time
@@ -28,8 +27,8 @@ from connectors.simulator.hedging import REFERENCE_FILE, HedgeWorld
 from connectors.simulator.hedging_command import LEAD_S, LEAST_SECONDS, LONG_SECONDS, READ, SENT, HedgeLoop, scenario_of
 from connectors.topics import partitions_of
 from flows.board import level_lines, level_table, passed
-from flows.demo_process import Child, DemoError, compile_kernels, environment_with, to_its_end
-from flows.hedge_board import BookNow, HedgeFigures, HedgeLine, hedge_board, hedge_levels, hedge_line
+from flows.demo_process import Child, DemoError, compile_kernels, environment_with, seconds_of, to_its_end
+from flows.hedge_board import HEDGES_SHOWN, BookNow, HedgeFigures, HedgeLine, hedge_board, hedge_levels, hedge_line
 from flows.run import FLOWS
 from flows.watch import scrape
 from schemas.registry import TOPICS
@@ -39,7 +38,6 @@ LANES = 2
 USUAL_SECONDS = 60.0
 START_S, READY_S, STOP_S = 10.0, 60.0, 20.0
 REFRESH_S, PLAIN_S = 0.5, 2.0
-_LAST = 8
 _EVENTS = {
     "break": "correlation breaks:",
     "regime": "",
@@ -51,12 +49,8 @@ _EVENTS = {
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `hedgerow demo --hedge`; return 0 when every correctness row holds, 1 when not, 2 for bad arguments, 130 when interrupted."""
-    seconds = USUAL_SECONDS if args.seconds is None else args.seconds
-    if not LEAST_SECONDS <= seconds <= LONG_SECONDS:
-        print(f"hedgerow: --seconds must be from {LEAST_SECONDS:.0f} to {LONG_SECONDS:.0f} with --hedge", file=sys.stderr)
-        return 2
-    if not 0 <= args.seed < 2**63:
-        print("hedgerow: --seed must be from 0 to 2^63 - 1", file=sys.stderr)
+    seconds = seconds_of(args, "--hedge", USUAL_SECONDS, LEAST_SECONDS, LONG_SECONDS)
+    if seconds is None:
         return 2
     console = Console(highlight=False)
     return to_its_end(_Demo(seconds, args.seed, console, args.plain or not console.is_terminal).run)
@@ -109,7 +103,7 @@ def _last_hedges(account: HedgeAccount) -> tuple[HedgeLine, ...]:
         at = datetime.fromtimestamp(leg.decided_ns / SECOND, UTC).strftime("%H:%M:%S.%f")[:12]
         size = f"{abs(leg.size):g}"
         found.append(HedgeLine(at, leg.book, leg.symbol, "BUY" if leg.size > 0 else "SELL", size, abs(leg.notional), leg.status or "sent"))
-        if len(found) == _LAST:
+        if len(found) == HEDGES_SHOWN:
             break
     return tuple(found)
 

@@ -89,8 +89,6 @@ def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed
     """Compile what is not in the cache yet; `tell(kernels ready, kernels there are)` is called as it goes on."""
     began = time.monotonic()
     from operators import reconcile
-    from operators.execution import ExecutionLogic
-    from operators.tape import Tape
 
     before = _tally()
     tell(0, len(_kernels()))
@@ -102,18 +100,12 @@ def warm(tell: Callable[[int, int], None] = lambda ready, total: None) -> Warmed
                 _compile(reconcile.take)
                 hedge_trades()
                 beside = rest()
-        reference = load_reference(Path(Settings.model_fields["reference"].default))
-        tape = Tape(reference)
-
-        def make(lane: int) -> ExecutionLogic:
-            return ExecutionLogic(lane, _LANES, reference, tape.quotes)
-
-        drive(reference, tape, make)
+        load("execution")
         hedge_ratios()
         hedge_trades()
         hedge_lots()
-        hedge_book()
-        canary_accounts()
+        load("hedger")
+        load("canary")
     compiled, cached = (after - earlier for after, earlier in zip(_tally(), before, strict=True))
     compiled, cached = compiled + beside, cached - beside
     marker = _marker()

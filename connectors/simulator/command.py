@@ -8,10 +8,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +18,7 @@ from connectors.simulator import crash_command, hedging_command
 from connectors.simulator.faults import FAULTS, GROUPS, parse_faults
 from connectors.simulator.history import SECOND
 from connectors.simulator.messages import ACK, HOLD, QUOTE, REPORT, ROUTE
-from connectors.simulator.sender import Sender
+from connectors.simulator.sender import Sender, stop_on_signals
 from connectors.simulator.simulator import DRAIN_NS, LEAD_NS, SimConfig, Simulator
 from connectors.topics import TopicsError, blocking_problems, connect
 from schemas.reference import load_reference
@@ -128,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         sender = Sender(bootstrap, options, partitions, ledger)
         # Only now: what connecting took would be a lead of every receive time over the moment of sending (measured: 135 ms).
         simulator = Simulator(replace(config, start_ns=_start(args)), reference)
-        signals = stack.enter_context(_signals(simulator))
+        signals = stack.enter_context(stop_on_signals(simulator.stop))
         batches = simulator.steps(args.seconds, args.count)
         sender.pace(batches, simulator.config.start_ns, args.speed, lambda: simulator.over, lambda: len(signals) > 1)
         missing = sender.close()
@@ -159,23 +157,6 @@ def _start(args: argparse.Namespace) -> int:
         spans.append(args.count / args.rate)
     span = int(min(spans) * SECOND) + LEAD_NS + DRAIN_NS
     return now - (span if args.speed == 0 else max(0, int(span * (1 - 1 / args.speed))))
-
-
-@contextlib.contextmanager
-def _signals(simulator: Simulator) -> Iterator[list[int]]:
-    """Let the first SIGINT or SIGTERM route no more orders, and the second end at once; yields the signals received."""
-    received: list[int] = []
-
-    def on_signal(number: int, frame: object) -> None:
-        received.append(number)
-        simulator.stop()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _summary(simulator: Simulator, sender: Sender, missing: int, stopped: bool) -> int:

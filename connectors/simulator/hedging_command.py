@@ -7,17 +7,15 @@ Closes the loop that bench/hedge_hour.py closes in virtual time, with the same w
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import signal
 import sys
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TextIO
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -28,7 +26,7 @@ from connectors.simulator.hedge_summary import MOST_ACK_MS, Bars, hedge_figures,
 from connectors.simulator.hedging import ALLOCATION, HALT, POLICY, RESUME, RISK, UNIVERSE, HedgeWorld, Scenario, drill, hour
 from connectors.simulator.messages import ACK, QUOTE, REPORT, ROUTE, Message
 from connectors.simulator.oms import CHANNEL, COVER, HEDGE_EVENT, REQUEST
-from connectors.simulator.sender import Sender
+from connectors.simulator.sender import Sender, stop_on_signals
 from connectors.topics import TopicsError, blocking_problems, connect
 
 SENT = (QUOTE, ROUTE, ACK, REPORT, UNIVERSE, RISK, POLICY, ALLOCATION, HALT, RESUME, CHANNEL, HEDGE_EVENT)
@@ -77,7 +75,7 @@ class _Halting:
 
 
 class HedgeLoop:
-    """The world of a scenario on Kafka. `run` drives it, `snapshot` may be called from another thread.
+    """The world of a scenario on Kafka. `run` drives it; another thread may look at the world and the account under `lock`, and call `stop` and `figures`.
 
     Raises BrokerUnavailable when the client refuses its settings, TopicsError when topics are missing.
     """
@@ -130,10 +128,10 @@ class HedgeLoop:
             self._advance(time.time_ns())
         self.sender.producer.flush(30.0)
 
-    def run(self) -> None:
-        """Go on until the scenario is over and every fill has come back, DRAIN_S after its end at the latest, or `stop`."""
+    def run(self, aborted: Callable[[], bool] = lambda: False) -> None:
+        """Go on until the scenario is over and every fill has come back, DRAIN_S after its end at the latest, or `aborted()`."""
         before = time.monotonic()
-        while True:
+        while not aborted():
             now_ns = time.time_ns()
             self.step(now_ns)
             now = time.monotonic()
@@ -262,41 +260,22 @@ def run(args: argparse.Namespace) -> int:
             "hedgerow: there are quotes of an earlier market: for an hour hedgers make their covariances of both, and hedge worse; new topics have none",
             file=sys.stderr,
         )
-    with _signals(loop) as received:
+    with stop_on_signals(loop.stop) as received:
         loop.lead()
         print(
             f"{LEAD_S:.0f} s of quotes are there; clients trade in {WAIT_S:.0f} s. Start the hedger now: covariances are made of what was there before it",
             file=sys.stderr,
         )
-        loop.run()
+        loop.run(lambda: len(received) > 1)
         undelivered = loop.close()
-    return _summary(loop, undelivered, bool(received), sys.stdout)
+    return _summary(loop, undelivered, bool(received))
 
 
-@contextlib.contextmanager
-def _signals(loop: HedgeLoop) -> Iterator[list[int]]:
-    """Let the first SIGINT or SIGTERM end the scenario, and the second the process; yields the signals received."""
-    received: list[int] = []
-
-    def on_signal(number: int, frame: object) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-        loop.stop()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _summary(loop: HedgeLoop, undelivered: int, stopped: bool, out: TextIO) -> int:
+def _summary(loop: HedgeLoop, undelivered: int, stopped: bool) -> int:
     figures, bars = loop.figures(), Bars()
     bad = missed(figures, bars)
     for name, label, value, bar in table_rows(figures, bars):
-        print(f"{label:<52}{value:>12}  {bar}{'  MISSED' if name in bad else ''}".rstrip(), file=out)
+        print(f"{label:<52}{value:>12}  {bar}{'  MISSED' if name in bad else ''}".rstrip())
     for name, count in loop.sender.errors.items():
         print(f"hedgerow: {count:,} messages were not delivered: {name}", file=sys.stderr)
     closing = {
@@ -304,5 +283,5 @@ def _summary(loop: HedgeLoop, undelivered: int, stopped: bool, out: TextIO) -> i
         "undelivered": undelivered, "behind_ms_max": round(loop.behind_s * 1e3, 1), "stopped": stopped,
         "start_ns": loop.world.scenario.start_ns,
     }  # fmt: skip
-    print(json.dumps(closing), file=out, flush=True)
+    print(json.dumps(closing), flush=True)
     return 1 if undelivered else 0

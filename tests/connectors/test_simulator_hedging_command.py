@@ -173,6 +173,13 @@ def test_a_topic_that_was_just_made_is_waited_for(broker: MockBroker, monkeypatc
         HedgeLoop(broker.bootstrap, {}, scenario_of(1, 60.0, time.time_ns()))
 
 
+def test_an_aborted_loop_ends_at_once_whatever_is_under_way(loop: HedgeLoop) -> None:
+    asked = iter([False, False, True])
+    loop.run(lambda: next(asked))
+    assert next(asked, None) is None
+    assert loop.world.scenario.end_ns > time.time_ns()
+
+
 # --- the command ------------------------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +199,7 @@ def test_missing_topics_are_named() -> None:
 
 def test_quotes_of_an_earlier_market_are_told_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "DRAIN_S", 0.2)
-    monkeypatch.setattr(HedgeLoop, "run", lambda self: self.stop())
+    monkeypatch.setattr(HedgeLoop, "run", lambda self, aborted: self.stop())
     with MockBroker({name: partitions_of(TOPICS[name], LANES) for name in (*SENT, *READ)}) as other:
         for expected in (False, True):
             assert command.run(arguments(seconds=60.0, settings=Settings(kafka=other.bootstrap))) == 0
@@ -202,7 +209,7 @@ def test_quotes_of_an_earlier_market_are_told_of(capsys: pytest.CaptureFixture[s
 def test_the_summary_says_what_is_missed(broker: MockBroker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a hedger nothing is hedged, and the command says so."""
     monkeypatch.setattr(command, "DRAIN_S", 0.2)
-    monkeypatch.setattr(HedgeLoop, "run", lambda self: (self.step(time.time_ns()), self.stop()))
+    monkeypatch.setattr(HedgeLoop, "run", lambda self, aborted: (self.step(time.time_ns()), self.stop()))
     assert command.run(arguments(seconds=60.0, settings=Settings(kafka=broker.bootstrap))) == 0
     lines = capsys.readouterr().out.splitlines()
     closing = json.loads(lines[-1])
