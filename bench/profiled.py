@@ -21,8 +21,9 @@ def install(timers: Timers) -> None:
     """Wrap the calls of the hedger's flow."""
     from connectors import kafka
     from flows import runtime
-    from operators import decision, hedger
+    from operators import book_value, decision, hedger
     from operators.hedge_market import HedgeMarket
+    from operators.outbox import Outbox
     from schemas.codec import Decoder
 
     for part, owner, names in (
@@ -50,9 +51,9 @@ def install(timers: Timers) -> None:
         ("decide: view", hedger.HedgerLogic, ("_view",)),
         ("decide: version", hedger.HedgerLogic, ("_version",)),
         ("decide: decide", hedger, ("decide",)),
-        ("decide: look", decision, ("_look",)),
-        ("decide: digest", decision, ("_digest",)),
-        ("decide: per bar", decision, ("per_bar",)),
+        ("decide: look", decision, ("look",)),
+        ("decide: digest", book_value, ("_digest",)),
+        ("decide: per bar", book_value, ("per_bar",)),
         ("decide: propose", decision, ("_propose",)),
         ("decide: solve", decision, ("propose",)),
         ("decide: lots", decision, ("round_to_lots",)),
@@ -62,8 +63,8 @@ def install(timers: Timers) -> None:
         ("audit: put", hedger.HedgerLogic, ("_put_audit",)),
         ("send", hedger.HedgerLogic, ("_send",)),
         ("tell", hedger.HedgerLogic, ("_tell",)),
-        ("message", hedger.HedgerLogic, ("_message",)),
-        ("hand out", hedger.HedgerLogic, ("_hand_out",)),
+        ("message", Outbox, ("message",)),
+        ("hand out", Outbox, ("hand_out",)),
     ):
         for name in names:
             timers.method(part, owner, name)
