@@ -273,6 +273,23 @@ class Bench:
             time.sleep(0.05)
 
 
+class PipeBench(Bench):
+    """The same load through a bare pipe: what there is left when the worker costs nothing (bench/pipe.py)."""
+
+    def _start_worker(self) -> subprocess.Popen[bytes]:
+        return self.run.command("pipe", module="bench.pipe")
+
+    def stop(self) -> None:
+        """Stop the pipe in good order."""
+        self.run.stop("pipe")
+
+    def _judge(self, step: Step, start_ns: int, taken: Times, changelog: Times, metrics: dict[str, float]) -> Figures:
+        cores = {name: value for name, value in metrics.items() if name.endswith("_cores")}  # it tells nothing else of itself
+        figures = super()._judge(step, start_ns, taken, changelog, cores)
+        figures.line["flow"] = "pipe"
+        return figures
+
+
 class HedgedBench(Bench):
     """Both flows, a worker each; beside the load a market, the risk agent, and an order agent that fills every hedge. Probes are measured."""
 
@@ -390,7 +407,8 @@ def show(figures: Figures, rebalance: bool) -> None:
     line = figures.line
     told = "" if figures.valid else f"   INVALID: {'; '.join(line['invalid_because'])}"
     table = Table(
-        title=f"{figures.rate:,.0f} reports/s asked, {line['achieved_rate']:,.0f} taken by the broker{told}", title_justify="left"
+        title=f"{line['flow']}: {figures.rate:,.0f} reports/s asked, {line['achieved_rate']:,.0f} taken by the broker{told}",
+        title_justify="left",
     )
     for name in ("ms", "p50", "p95", "p99", "max"):
         table.add_column(name, justify="left" if name == "ms" else "right")
@@ -404,7 +422,7 @@ def show(figures: Figures, rebalance: bool) -> None:
     for stage, values in figures.stages.items():
         add(f"  {stage}", quantiles(values))
     Console(width=110).print(table)
-    targets = {} if rebalance else TARGETS[line["flow"]].get(round(figures.rate), {})
+    targets = {} if rebalance or line["flow"] == "pipe" else TARGETS[line["flow"]].get(round(figures.rate), {})
     for name, most in targets.items():
         print(f"  {name} {line[name]:.1f}: {'met' if line[name] <= most else 'MISSED'} (at most {most:g})")
     shown = (
@@ -454,6 +472,9 @@ def main(argv: list[str] | None = None) -> int:
         "--profile", type=Path, metavar="FOLDER", help="hedger: its worker tells there where its time goes (bench/profiled.py)"
     )
     parser.add_argument("--rebalance", action="store_true", help="a second worker joins and leaves during each run")
+    parser.add_argument(
+        "--pipe", action="store_true", help="execution: then the same through a bare pipe, which is what the platform costs"
+    )
     parser.add_argument("--wipe", action="store_true", help="delete hedgerow's topics and all consumer groups at HEDGEROW_KAFKA first")
     parser.add_argument("--keep", action="store_true", help="keep logs and times, and say where")
     args = parser.parse_args(argv)
@@ -469,6 +490,9 @@ def main(argv: list[str] | None = None) -> int:
         )
     if args.flow == "hedger" and args.rebalance:
         parser.error("--rebalance is for the execution flow")
+    if args.pipe and (args.flow != "execution" or args.rebalance):
+        parser.error("--pipe is for the execution flow, without --rebalance")
+    kinds: list[type[Bench]] = [HedgedBench if args.flow == "hedger" else Bench, *([PipeBench] if args.pipe else [])]
     folder = Path(tempfile.mkdtemp(prefix="hedgerow-latency-"))
     good, kept = True, args.keep
     try:
@@ -477,19 +501,20 @@ def main(argv: list[str] | None = None) -> int:
             warm_broker(cluster.bootstrap)
             empty_topics(cluster, args.partitions, may_delete)
             stamp_topics(cluster, (REPORT, FILL, EXECUTION_CHANGELOG, COVER))
-            bench = (HedgedBench if args.flow == "hedger" else Bench)(cluster, folder, args, child_java())
-            try:
-                bench.start()
-                if args.prepare:
-                    bench.measure(PREPARE_RATE, args.prepare, rebalance=False)
-                for rate in rates:
-                    figures = bench.measure(rate, args.seconds, args.rebalance)
-                    show(figures, args.rebalance)
-                    print(json.dumps(figures.line), flush=True)
-                    good = good and figures.valid
-                bench.stop()
-            finally:
-                bench.end()
+            for kind in kinds:
+                bench = kind(cluster, folder, args, child_java())
+                try:
+                    bench.start()
+                    if args.prepare:
+                        bench.measure(PREPARE_RATE, args.prepare, rebalance=False)
+                    for rate in rates:
+                        figures = bench.measure(rate, args.seconds, args.rebalance)
+                        show(figures, args.rebalance)
+                        print(json.dumps(figures.line), flush=True)
+                        good = good and figures.valid
+                    bench.stop()
+                finally:
+                    bench.end()
     except (DriverError, BrokerUnavailable, ReadError) as error:
         print(f"latency: {error}", file=sys.stderr)
         good, kept = False, True

@@ -110,8 +110,10 @@ class SessionConfig:
     outputs: tuple[str, ...] = ()
     broadcast: tuple[str, ...] = ()
     client: Mapping[str, Any] = field(default_factory=dict)
-    commit_interval_ms: int = 25
-    """How often a transaction is committed while there is input."""
+    commit_interval_ms: int = 10
+    """How often a transaction is committed while there is input (docs/decisions/0011)."""
+    fetch_wait_ms: int = 5
+    """How long the broker may hold a fetch back for more records (docs/decisions/0011)."""
     idle_tick_ms: int = 100
     """How often the lanes' clocks are asked while there is none."""
     poll_ms: int = 5
@@ -149,7 +151,15 @@ class SessionConfig:
             raise StartupError("a flow needs at least one input topic")
         if not 10 <= self.commit_interval_ms <= self.transaction_timeout_ms // 2:
             raise StartupError(f"commit_interval_ms must be between 10 and half of transaction_timeout_ms, not {self.commit_interval_ms}")
-        for name in ("idle_tick_ms", "poll_ms", "max_chunk_records", "lane_pause_bytes", "max_uncommitted_bytes", "session_timeout_ms"):
+        for name in (
+            "idle_tick_ms",
+            "poll_ms",
+            "fetch_wait_ms",
+            "max_chunk_records",
+            "lane_pause_bytes",
+            "max_uncommitted_bytes",
+            "session_timeout_ms",
+        ):
             if getattr(self, name) < 1:
                 raise StartupError(f"{name} must be positive, not {getattr(self, name)}")
         if self.max_chunk_records > 1_000_000:
@@ -321,15 +331,20 @@ class Session:
         is market data to read, and a group to join.
         """
         config = self.config
-        settings = self._client("producer") | {
-            "transaction.timeout.ms": config.transaction_timeout_ms,
-            "partitioner": "murmur2_random",
-            "linger.ms": 2,
-            # The default pause of 100 ms before a refused request is sent again would be paid at many commits (measured: 110 ms against 12).
-            "retry.backoff.ms": 2,
-            "retry.backoff.max.ms": 50,
-            "message.max.bytes": config.max_record_bytes,
-        }
+        # lz4, unless the client's options say otherwise: fewer bytes are less work for the broker than they cost here (docs/decisions/0011).
+        settings = (
+            {"compression.type": "lz4"}
+            | self._client("producer")
+            | {
+                "transaction.timeout.ms": config.transaction_timeout_ms,
+                "partitioner": "murmur2_random",
+                "linger.ms": 2,
+                # The default pause of 100 ms before a refused request is sent again would be paid at many commits (measured: 110 ms against 12).
+                "retry.backoff.ms": 2,
+                "retry.backoff.max.ms": 50,
+                "message.max.bytes": config.max_record_bytes,
+            }
+        )
         self._senders = tuple(_Sender(self._clients.producer(settings | {"transactional.id": name})) for name in config.transactional_ids)
         self._filling = self._senders[0]
         for sender in self._senders:
@@ -358,11 +373,7 @@ class Session:
                 "session.timeout.ms": config.session_timeout_ms,
                 "heartbeat.interval.ms": max(100, min(1000, config.session_timeout_ms // 6)),
                 "max.poll.interval.ms": max(300_000, config.session_timeout_ms, config.restore_timeout_ms + 2 * config.assign_timeout_ms),
-                # Without a minimum every arriving record ends a fetch at once; at 5,000 records/s commits then took twice as long (20 ms). With
-                # 5 ms a broker on the same two cores has less to answer others with: fills were visible later than with 10 (docs/benchmarks.md).
-                "fetch.min.bytes": 65_536,
-                "fetch.wait.max.ms": 10,
-                "fetch.queue.backoff.ms": 5,
+                **_fetching(config),
                 "queued.max.messages.kbytes": queue_kb,
             }
         )
@@ -549,7 +560,7 @@ class Session:
         if first >= end:
             return
         if self._reader is None:
-            self._reader = self._clients.consumer(_plain_reader(self._client("restore"), self.config.instance))
+            self._reader = self._clients.consumer(_plain_reader(self._client("restore"), self.config))
         reader = self._reader
         deadline = self._monotonic() + self.config.restore_timeout_ms / 1000
         reader.assign([TopicPartition(self.config.changelog, lane, first)])
@@ -875,23 +886,25 @@ class Session:
             young = {key: later[key] if later[key] >= 0 else latest[key] for key in starts}
             starts = {key: starts[key] if key[0] in config.broadcast_whole else young[key] for key in starts}
         ends = self.offsets(parts, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
-        settings = _plain_reader(self._client("broadcast"), config.instance)
+        settings = _plain_reader(self._client("broadcast"), config)
         return BroadcastReader(self._clients.consumer(settings), starts, ends, self._note, self._stopping)
 
 
-def _plain_reader(client: dict[str, Any], name: str) -> dict[str, Any]:
+def _fetching(config: SessionConfig) -> dict[str, int]:
+    """Return when a fetch is answered. Without a minimum every arriving record ends one at once, and single quotes are fetches of all partitions."""
+    return {"fetch.min.bytes": 65_536, "fetch.wait.max.ms": config.fetch_wait_ms, "fetch.queue.backoff.ms": 5}
+
+
+def _plain_reader(client: dict[str, Any], config: SessionConfig) -> dict[str, Any]:
     """Return settings of a consumer that reads partitions it assigns itself; its group id is required by librdkafka and never used."""
     return client | {
-        "group.id": f"{name}-reader",
+        "group.id": f"{config.instance}-reader",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
         "enable.partition.eof": True,
-        # as for the group's consumer: a minimum, or each quote is a fetch of all partitions
-        "fetch.min.bytes": 65_536,
-        "fetch.wait.max.ms": 10,
-        "fetch.queue.backoff.ms": 5,
+        **_fetching(config),
     }
 
 

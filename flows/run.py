@@ -177,6 +177,7 @@ def session_config(settings: Settings, flow: Flow) -> SessionConfig:
         broadcast=flow.broadcast,
         changelog=flow.changelog,
         commit_interval_ms=settings.commit_interval_ms,
+        fetch_wait_ms=settings.fetch_wait_ms,
         max_chunk_records=settings.max_chunk_records,
         lane_pause_bytes=settings.lane_pause_bytes,
         session_timeout_ms=settings.session_timeout_ms,

@@ -94,7 +94,13 @@ class Settings(BaseSettings):
         description="This worker's name, unique in the group and the same after a restart; default FLOW-0. Set by `run --workers`.",
     )
     commit_interval_ms: int = Field(
-        25, ge=10, le=10_000, description="Time between commits under load: lower is sooner visible, higher is cheaper."
+        10, ge=10, le=10_000, description="Time between commits under load: lower is sooner visible, higher is cheaper."
+    )
+    fetch_wait_ms: int = Field(
+        5,
+        ge=1,
+        le=1_000,
+        description="How long a fetch waits for 64 kB to gather: lower is sooner visible, higher is fewer requests, also of idle workers.",
     )
     tape_wait_ms: int = Field(10, ge=0, le=1_000, description="How long a fill may wait for the market data that belongs to its time.")
     broadcast_lookback_s: int = Field(

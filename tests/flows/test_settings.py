@@ -24,7 +24,7 @@ def problems(**given: object) -> list[str]:
 
 def test_settings_nothing_given_has_the_documented_defaults() -> None:
     settings = load_settings()
-    assert (settings.partitions, settings.commit_interval_ms, settings.tape_wait_ms) == (16, 25, 10)
+    assert (settings.partitions, settings.commit_interval_ms, settings.fetch_wait_ms, settings.tape_wait_ms) == (16, 10, 5, 10)
     assert (settings.transaction_timeout_ms, settings.session_timeout_ms, settings.metrics_port) == (8_000, 6_000, 0)
     assert settings.metrics_host == "127.0.0.1"
     assert settings.reference.is_file()
