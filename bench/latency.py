@@ -1,6 +1,6 @@
 """How long a report takes to be a fill, or a hedge: on a real Kafka, exactly once, by rate of reports, and where the time goes.
 
-Run `python -m bench.latency [--flow hedger] [--rates 1000,20000] [--seconds 20] [--rebalance]`; one line of JSON per rate. The load is an open loop:
+Run `python -m bench.latency [--flow hedger] [--rates 1000,20000] [--seconds 20] [--rebalance] [--pipe]`; one line of JSON per rate. The load is an open loop:
 when each report is to be sent is settled before the run, and a slow worker never slows the load. Latency is told twice: from the moment the broker took
 the report (`p50_ms` …, what the service level says) and from the moment it was due to be sent (`due_…`), which hides no stall of anybody. It ends when a
 read_committed consumer in a process of its own has the fill (with `--flow hedger`: the hedge) in hand. Method and figures: docs/benchmarks.md.
@@ -463,7 +463,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--partitions", type=int, default=4, metavar="N", help="lanes (4)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the ids (1)")
     parser.add_argument(
-        "--set", type=setting, action="append", default=[], metavar="NAME=VALUE", help="a setting of the worker, as commit_interval_ms=10"
+        "--set", type=setting, action="append", default=[], metavar="NAME=VALUE", help="a setting of the worker, as commit_interval_ms=25"
     )
     parser.add_argument("--probes", type=float, default=25.0, metavar="N", help="hedger: probes per second (25)")
     parser.add_argument("--probe-books", type=int, default=100, metavar="N", help="hedger: books they take turns in (100)")

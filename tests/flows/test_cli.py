@@ -154,10 +154,17 @@ def test_worker_specs_have_stable_names_and_ports_of_their_own(tmp_path: Path) -
 
 def test_session_config_takes_names_topics_and_times_from_flow_and_settings() -> None:
     flow = Flow("execution", ("in",), ("out",), ("tape",), "log", make_logic=lambda *_: None, make_broadcast=lambda: None)  # type: ignore[arg-type,return-value]
-    config = session_config(load_settings(kafka="h:1", commit_interval_ms=50, fetch_wait_ms=3, broadcast_lookback_s=0, kafka_options={"a": "b"}), flow)
+    config = session_config(
+        load_settings(kafka="h:1", commit_interval_ms=50, fetch_wait_ms=3, broadcast_lookback_s=0, kafka_options={"a": "b"}), flow
+    )
     assert (config.bootstrap, config.group_id, config.worker) == ("h:1", "hedgerow-execution", "execution-0")
     assert (config.inputs, config.outputs, config.broadcast, config.changelog) == (("in",), ("out",), ("tape",), "log")
-    assert (config.commit_interval_ms, config.fetch_wait_ms, config.truncate_interval_ms, config.broadcast_lookback_ms) == (50, 3, 10_000, None)
+    assert (config.commit_interval_ms, config.fetch_wait_ms, config.truncate_interval_ms, config.broadcast_lookback_ms) == (
+        50,
+        3,
+        10_000,
+        None,
+    )
     assert dict(config.client) == {"a": "b"}
 
 
