@@ -7,6 +7,7 @@ a lane did between two commits becomes visible together or not at all, and nothi
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import queue
 import signal
@@ -184,20 +185,41 @@ def _on_bytewax(runtime: Runtime) -> None:
     cli_main(runtime._dataflow(), epoch_interval=_ENDLESS)
 
 
+@contextlib.contextmanager
+def ends_within(seconds: float) -> Iterator[None]:
+    """End this process with EXIT_FAILED, the stacks of its threads on stderr, if what is done inside takes longer.
+
+    A client can hang for good while it is closed, and keep Python's lock meanwhile (seen: a rebalance that comes while librdkafka 2.16 closes a
+    consumer; confluent-kafka's `assign` does not release the lock). No thread of Python's notices that; faulthandler's needs no lock. What was
+    committed stays so: the worker ends as if it had been killed, and the supervisor has something to start again.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@contextlib.contextmanager
+def _unhurried(seconds: float) -> Iterator[None]:
+    yield
+
+
 @dataclass(frozen=True)
 class Outside:
-    """What a worker stands on: Kafka, a thread, a clock, the engine that calls its three steps. A simulation (bench/simulation.py) brings
-    its own, and drives the same code."""
+    """What a worker stands on: Kafka, a thread, a clock, the engine that calls its three steps, who ends it when its own end takes too long. A
+    simulation (bench/simulation.py) brings its own, and drives the same code."""
 
     session: Callable[[SessionConfig, Callable[[bool], None], Callable[[], bool]], Session] = Session
     background: Callable[[], Background] = _Background
     monotonic: Callable[[], float] = time.monotonic
     engine: Callable[[Runtime], None] = _on_bytewax
+    last_resort: Callable[[float], contextlib.AbstractContextManager[None]] = _unhurried
 
 
 def run_flow(flow: Flow, config: SessionConfig, clock: Clock = time.time_ns, fault: Fault = _no_fault) -> int:
-    """Run one worker of a flow until it is stopped by SIGTERM or SIGINT, or fails; return the exit code."""
-    return Runtime(flow, config, clock, fault).run()
+    """Run one worker of a flow, all there is in this process, until it is stopped by SIGTERM or SIGINT, or fails; return the exit code."""
+    return Runtime(flow, config, clock, fault, Outside(last_resort=ends_within)).run()
 
 
 class Runtime:
@@ -221,6 +243,7 @@ class Runtime:
         self._fault = fault
         self._monotonic = outside.monotonic
         self._engine = outside.engine
+        self._last_resort = outside.last_resort
         self._session = outside.session(config, self._revoked, lambda: self._stop_asked)
         self._pool = outside.background()
         self._broadcast: BroadcastLogic | None = None
@@ -241,8 +264,8 @@ class Runtime:
         self._commit: Future[dict[int, int]] | None = None
         self._commit_parts: list[_Out] = []
         self._commit_began = 0.0
-        # librdkafka's send_offsets_to_transaction may outlast its own timeout when the coordinator is away
-        self._commit_limit_s = 2 * config.transaction_timeout_ms / 1000 + 30
+        # librdkafka's send_offsets_to_transaction may outlast its own timeout when the coordinator is away; so may the end of a worker
+        self._patience_s = 2 * config.transaction_timeout_ms / 1000 + 30
         self._backlog: list[Records] = []
         # pace and figures
         self._record_bytes = 512.0
@@ -272,8 +295,9 @@ class Runtime:
             except BaseException as error:
                 self._fail(error)
             finally:
-                code = self._finish()
-                close_metrics()
+                with self._last_resort(self._patience_s):
+                    code = self._finish()
+                    close_metrics()
         return code
 
     def stop(self) -> None:
@@ -638,9 +662,9 @@ class Runtime:
         if commit is None or not (wait or commit.done()):
             return
         try:
-            first_offsets = commit.result(self._commit_limit_s)
+            first_offsets = commit.result(self._patience_s)
         except FutureTimeoutError:
-            raise SessionError(f"a commit did not end within {self._commit_limit_s:g} s") from None
+            raise SessionError(f"a commit did not end within {self._patience_s:g} s") from None
         except SessionError:
             self._counts["aborts"] += 1
             raise

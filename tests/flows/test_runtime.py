@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +19,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from connectors.kafka import Aborted, Delta, Fenced, OffsetsDisagree, Session, SessionConfig, StartupError
 from connectors.mock_broker import MockBroker
 from flows.metrics import METRICS, RuntimeCollector
-from flows.runtime import COUNTERS, STEP_IDS, Runtime, _Out, _ranges, _Work
-from flows.supervisor import EXIT_OK, EXIT_STARTUP, EXIT_STATE
+from flows.runtime import COUNTERS, STEP_IDS, Runtime, _Out, _ranges, _Work, ends_within
+from flows.supervisor import EXIT_FAILED, EXIT_OK, EXIT_STARTUP, EXIT_STATE
 from schemas.chunk import Chunk, Records, join
 from state.changelog import StateMismatch
 from tests.broker.runtime_toy import ToyTape, names, toy_config, toy_flow
@@ -490,3 +492,32 @@ def test_partition_count_that_changed_ends_the_flow(capfd: pytest.CaptureFixture
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("hedgerow: ")]
     assert len(told) == 1
     assert "has 4 partitions now, 3 were expected" in told[0]
+
+
+_HUNG = """
+import ctypes, sys
+from flows.runtime import Outside, Runtime, ends_within
+from tests.flows.test_runtime import NotingSession
+from tests.broker.runtime_toy import toy_config, toy_flow
+
+class Hung(NotingSession):
+    def check(self): return 1
+    def fence_earlier_lives(self): pass
+    def open(self): pass
+    def close(self): ctypes.PyDLL(None).sleep(60)  # which keeps Python's lock
+
+outside = Outside(session=lambda *_: Hung(), engine=lambda runtime: None, last_resort=lambda seconds: ends_within(0.5))
+sys.exit(Runtime(toy_flow("t"), toy_config("nowhere:1", "t", "0"), outside=outside).run())
+"""
+
+
+def test_a_worker_that_hangs_while_it_closes_its_clients_ends_all_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", _HUNG], capture_output=True, text=True, timeout=50)
+    assert done.returncode == EXIT_FAILED, done.stderr
+    assert "in close" in done.stderr
+
+
+def test_the_last_resort_is_over_when_the_worker_is() -> None:
+    with ends_within(0.2):
+        pass
+    time.sleep(0.4)  # or this process is gone
