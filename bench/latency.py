@@ -277,7 +277,9 @@ class PipeBench(Bench):
     """The same load through a bare pipe: what there is left when the worker costs nothing (bench/pipe.py)."""
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
-        return self.run.command("pipe", module="bench.pipe")
+        pace = (("commit_interval_ms", "--commit-ms"), ("fetch_wait_ms", "--fetch-ms"))
+        words = [word for name, option in pace if variable(name) in self._settings for word in (option, self._settings[variable(name)])]
+        return self.run.command("pipe", *words, module="bench.pipe")
 
     def stop(self) -> None:
         """Stop the pipe in good order."""
