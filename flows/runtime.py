@@ -200,11 +200,6 @@ def ends_within(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-@contextlib.contextmanager
-def _unhurried(seconds: float) -> Iterator[None]:
-    yield
-
-
 @dataclass(frozen=True)
 class Outside:
     """What a worker stands on: Kafka, a thread, a clock, the engine that calls its three steps, who ends it when its own end takes too long. A
@@ -214,7 +209,7 @@ class Outside:
     background: Callable[[], Background] = _Background
     monotonic: Callable[[], float] = time.monotonic
     engine: Callable[[Runtime], None] = _on_bytewax
-    last_resort: Callable[[float], contextlib.AbstractContextManager[None]] = _unhurried
+    last_resort: Callable[[float], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
 
 
 def run_flow(flow: Flow, config: SessionConfig, clock: Clock = time.time_ns, fault: Fault = _no_fault) -> int:

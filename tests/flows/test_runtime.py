@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from connectors.kafka import Aborted, Delta, Fenced, OffsetsDisagree, Session, SessionConfig, StartupError
 from connectors.mock_broker import MockBroker
+from flows import runtime
 from flows.metrics import METRICS, RuntimeCollector
 from flows.runtime import COUNTERS, STEP_IDS, Runtime, _Out, _ranges, _Work, ends_within
 from flows.supervisor import EXIT_FAILED, EXIT_OK, EXIT_STARTUP, EXIT_STATE
@@ -515,6 +517,13 @@ def test_a_worker_that_hangs_while_it_closes_its_clients_ends_all_the_same() -> 
     done = subprocess.run([sys.executable, "-c", _HUNG], capture_output=True, text=True, timeout=50)
     assert done.returncode == EXIT_FAILED, done.stderr
     assert "in close" in done.stderr
+
+
+def test_a_worker_that_is_all_there_is_in_its_process_has_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(runtime, "Runtime", lambda *words: given.extend(words) or SimpleNamespace(run=lambda: EXIT_OK))
+    assert runtime.run_flow(toy_flow("t"), toy_config("nowhere:1", "t", "0")) == EXIT_OK
+    assert given[-1].last_resort is ends_within
 
 
 def test_the_last_resort_is_over_when_the_worker_is() -> None:
